@@ -39,6 +39,15 @@ class InvalidInput(KatError):
     exit_code = 1
 
 
+class InvalidValue(InvalidInput, ValueError):
+    """A text is not a valid value of its type (a quantity, a name, an image reference, a schedule).
+
+    Also a ``ValueError``, so that a model's validator may raise it and the value's place is reported with it.
+    """
+
+    code = "invalid-value"
+
+
 class UsageError(KatError):
     """The command line or the request itself is wrong (not the document it carries)."""
 
