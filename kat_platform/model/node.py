@@ -1,0 +1,83 @@
+"""Node: a machine of the cluster, as the leader records it and as its own agent reports it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Network
+
+from pydantic import Field
+
+from kat_platform.model.base import Model
+
+
+class NodeRole(StrEnum):
+    """What a node does besides running instances."""
+
+    CONTROL_PLANE = "control-plane"
+    WORKER = "worker"
+
+
+class NodeTaint(Model):
+    """A mark that keeps instances away unless they tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+class Condition(Model):
+    """One aspect of an object: whether it holds, why, and since when (seconds since the epoch)."""
+
+    type: str
+    status: bool
+    reason: str = ""
+    message: str = ""
+    since: float = 0.0
+
+
+class NodeRecord(Model):
+    """What the control plane knows of a node. Written by join, by the operator and by the leader."""
+
+    name: str
+    role: NodeRole = NodeRole.WORKER
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    taints: tuple[NodeTaint, ...] = ()
+    cordoned: bool = False
+    subnet: IPv4Network | None = None
+    """Given by the leader; ``None`` until then."""
+    public_key: str = ""
+    """The overlay's public key, made on the node."""
+    created_at: float = 0.0
+
+    @property
+    def overlay_address(self) -> str | None:
+        """The node's own address in the overlay: the first usable one of its subnet."""
+        return None if self.subnet is None else str(self.subnet.network_address + 1)
+
+
+class Capacity(Model):
+    """Amounts of a node: CPU in millicores, memory in bytes, instances by count."""
+
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+    instances: int = 110
+
+
+class NodeReport(Model):
+    """What a node's agent reports about itself, on change only."""
+
+    capacity: Capacity = Capacity()
+    allocatable: Capacity = Capacity()
+    addresses: tuple[str, ...] = ()
+    """Underlay addresses."""
+    public_key: str = ""
+    listen_port: int = 51820
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions by part: ``agent``, ``kernel``, ``os`` and each driver by its capability."""
+    facts: dict[str, str] = Field(default_factory=dict)
+    """Labels contributed by the host and by plugins; merged under the operator's own labels."""
+    conditions: tuple[Condition, ...] = ()
+    images: tuple[str, ...] = ()
+    boot_id: str = ""
+    reported_at: float = 0.0
