@@ -87,8 +87,8 @@ async def node_facts() -> NodeFacts | None:
 async def cli_commands() -> Sequence[click.Command] | None:
     """Give commands that ``katcall`` offers besides its own.
 
-    Fires in ``katcall``, not in the agent, and only for a command ``katcall`` does not know, its help and its completion. A
-    name that ``katcall`` or a plugin before this one has is left out, with a warning.
+    Fires in ``katcall``, not in the agent, and only for a command ``katcall`` does not know, its help and its
+    completion. A name that ``katcall`` or a plugin before this one has is left out, with a warning.
     """
 
 
