@@ -10,12 +10,15 @@ which it later finds its own (``list_containers`` returns only those of this ``i
 Idempotent: ``ensure_image``, ``create`` (same name and same spec digest), ``init``, ``start_container``,
 ``stop_container``, ``remove``.
 Retryable: errors with ``retryable`` set. Every call is bounded by the driver's own deadline and raises ``TimedOut``.
+The ids of ``collect`` are container names.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
@@ -84,6 +87,21 @@ class ContainerSpec:
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     """Content of the container's ``/etc/resolv.conf`` (``ndots:2``); empty servers: none is written."""
+
+    def digest(self) -> str:
+        """Give the SHA-256 (hexadecimal) by which two specs are told apart; the order of mappings has no part in it."""
+        return hashlib.sha256(json.dumps(_plain(self), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    """Turn a spec into JSON's own types; ``dataclasses.asdict`` would choke on read-only mappings."""
+    if is_dataclass(value):
+        return {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +229,16 @@ class Runtime(Driver, Collects, Protocol):
     async def init(self, name: str) -> Container:
         """Bring it to ``INITIALIZED``: ``pid`` and ``netns`` are set. Of a running one, nothing changes.
 
-        An exited container gets a new network namespace.
+        An exited container gets a new network namespace. Raises ``NotFound``, or ``RuntimeFailure`` when it cannot
+        be set up (some runtimes notice a missing program here already, others in ``start_container``).
         """
 
     async def start_container(self, name: str) -> Container:
-        """Run the command. Of a running one, nothing changes. Raises ``RuntimeFailure`` when it cannot start."""
+        """Run the command of an initialised one. Of a running one, nothing changes.
+
+        Raises ``RuntimeFailure`` when it cannot start, also when it is not initialised (or its first process died
+        since): it never gets a network namespace other than the one ``init`` told of. Raises ``NotFound``.
+        """
 
     async def stop_container(self, name: str, *, grace: float) -> Container:
         """Send the stop signal, wait ``grace`` seconds, then kill. One that is gone or stopped is no error."""
@@ -233,7 +256,10 @@ class Runtime(Driver, Collects, Protocol):
         """List all containers of this ``instance_tag``, in any state."""
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """Stream events from now on; reconnects by itself and says ``GAP`` after each reconnection."""
+        """Stream events from this call on; reconnects by itself and says ``GAP`` whenever some may be missing.
+
+        An initialised container whose process dies gives ``EXITED`` too.
+        """
 
     def logs(
         self, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
@@ -246,12 +272,20 @@ class Runtime(Driver, Collects, Protocol):
     async def exec(
         self, name: str, command: tuple[str, ...], *, timeout: float, env: Mapping[str, str] | None = None
     ) -> ExecResult:
-        """Run a command to its end inside the container. Raises ``TimedOut`` after ``timeout`` seconds."""
+        """Run a command to its end inside the container, with the container's user, limits and environment.
+
+        Raises ``TimedOut`` after ``timeout`` seconds (the command is then killed), ``NotFound`` when the container
+        does not run. A program that is not there ends with 127, one that cannot be executed with 126, like a shell's.
+        """
 
     async def open_exec(
         self, name: str, command: tuple[str, ...], *, tty: bool = False, stdin: bool = False
     ) -> ExecSession:
-        """Start a command with its streams attached. Raises ``NotFound`` or ``RuntimeFailure``."""
+        """Start a command with its streams attached; otherwise as :meth:`exec`.
+
+        Raises ``NotFound`` or ``RuntimeFailure``. The command starts in the background: one that is not there ends
+        with 127.
+        """
 
     async def usage(self) -> tuple[Usage, ...]:
         """Measure all running containers of this ``instance_tag``."""
