@@ -109,9 +109,17 @@ class ClusterConfigurationSpec(Model):
         refuse(self._faults())
         return self
 
+    def _is_given(self, wire_name: str) -> bool:
+        given = {type(self).model_fields[name].alias for name in self.model_fields_set}
+        return wire_name in given
+
     def _faults(self) -> Iterator[Fault]:
         if self.cluster_cidr.overlaps(self.service_cidr):
-            yield Fault(("serviceCidr",), f"serviceCidr {self.service_cidr} overlaps clusterCidr {self.cluster_cidr}")
+            first, second = (
+                ("clusterCidr", "serviceCidr") if self._is_given("serviceCidr") else ("serviceCidr", "clusterCidr")
+            )
+            networks = {"clusterCidr": self.cluster_cidr, "serviceCidr": self.service_cidr}
+            yield Fault((second,), f"{second} {networks[second]} overlaps {first} {networks[first]}")
         if self.service_cidr.prefixlen > NARROWEST_SERVICE_RANGE:
             yield Fault(("serviceCidr",), f"serviceCidr {self.service_cidr} is too small: at least a /29 is needed")
         if self.node_prefix > NARROWEST_NODE_SUBNET:
@@ -123,7 +131,9 @@ class ClusterConfigurationSpec(Model):
         for index, (name, port) in enumerate(tcp):
             for other, taken in tcp[:index]:
                 if port == taken:
-                    yield Fault((name,), f"{name} {port} is {other} already")
+                    # A default cannot be at fault: point at the one that was written.
+                    first, second = (other, name) if self._is_given(name) else (name, other)
+                    yield Fault((second,), f"{second} {port} is {first} already")
         if self.node_loss_timeout_seconds < 2 * self.agent_tick_seconds:
             text = "nodeLossTimeoutSeconds must be at least twice agentTickSeconds, or each late tick loses a node"
             yield Fault(("nodeLossTimeoutSeconds",), text)

@@ -48,6 +48,8 @@ class InstanceRecord(Model):
     generation: int = 0
     """The workload's restart generation it was made for."""
     node: str | None = None
+    only_node: str = ""
+    """The one node it is meant for, if it is one of a daemon's; empty otherwise."""
     desired: Desired = Desired.RUN
     created_at: float = 0.0
     stop_reason: str = ""

@@ -42,6 +42,9 @@ class WorkloadRecord(Model):
     generation: int = 0
     """Raised by ``restart``: instances of an older generation are replaced."""
     paused: bool = False
+    """The operator holds the rollout."""
+    resumes: int = 0
+    """Raised by ``rollout resume``: lets a rollout go on that was paused by its deadline."""
     deleting: bool = False
     created_at: float = 0.0
     labels: dict[str, str] = Field(default_factory=dict)
@@ -74,5 +77,7 @@ class Rollout(Model):
     available: int = 0
     """Ready instances of any revision."""
     message: str = ""
+    resumes: int = 0
+    """The record's ``resumes`` that this rollout has followed."""
     stable_revision: int | None = None
     """The last revision that completed: where ``onFailure: Rollback`` goes back to."""

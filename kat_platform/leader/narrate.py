@@ -1,0 +1,100 @@
+"""Narrate: the events that tell a person what the leader decided and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kat_platform.leader.changes import (
+    AllocateVip,
+    CreateInstance,
+    LeaderChange,
+    PinVolume,
+    RemoveWorkload,
+    RollBack,
+    SetRollout,
+    UpdateInstance,
+)
+from kat_platform.model.event import Event, EventType
+from kat_platform.model.instance import Desired, InstanceRecord
+from kat_platform.model.revision import RolloutState
+from kat_platform.state.cluster import ClusterState
+
+
+def events_for(state: ClusterState, changes: Sequence[LeaderChange], *, now: float) -> list[Event]:
+    """Give the events that these changes, decided on ``state``, are worth."""
+    events: list[Event] = []
+    for change in changes:
+        match change:
+            case CreateInstance(record) | UpdateInstance(record):
+                events.extend(_instance(state, record, now))
+            case SetRollout():
+                events.extend(_rollout(state, change, now))
+            case RollBack(namespace, workload, to_revision, failed):
+                text = f"revision {failed} made no progress: back to the content of revision {to_revision}"
+                events.append(_event("RolledBack", "Workload", workload, namespace, text, now, EventType.WARNING))
+            case AllocateVip(namespace, workload, address):
+                text = f"virtual IP {address}"
+                events.append(_event("VirtualIpAllocated", "Workload", workload, namespace, text, now))
+            case PinVolume(namespace, workload, volume, node):
+                text = f"volume {volume} lies on node {node} from now on, and the workload stays there"
+                events.append(_event("VolumePinned", "Workload", workload, namespace, text, now))
+            case RemoveWorkload(namespace, workload):
+                events.append(_event("Deleted", "Workload", workload, namespace, "nothing of it is left", now))
+            case _:
+                pass
+    return events
+
+
+def plan_refused(scheduler: str, faults: Sequence[str], *, now: float) -> Event:
+    """Give the event that blames a scheduler for a plan that breaks a rule."""
+    text = f"the plan of scheduler '{scheduler}' breaks a rule, nothing of it was done: {'; '.join(faults[:3])}"
+    return _event("PlanRefused", "Cluster", scheduler, "", text, now, EventType.WARNING)
+
+
+def _event(
+    reason: str, kind: str, name: str, namespace: str, message: str, now: float, type_: EventType = EventType.NORMAL
+) -> Event:
+    return Event(
+        type=type_,
+        reason=reason,
+        object_kind=kind,
+        object_name=name,
+        namespace=namespace,
+        message=message,
+        source="leader",
+        first_at=now,
+        last_at=now,
+    )
+
+
+def _instance(state: ClusterState, record: InstanceRecord, now: float) -> list[Event]:
+    before = state.instances.get((record.namespace, record.id))
+    name, ns = record.id, record.namespace
+    if record.desired is Desired.STOP and (before is None or before.desired is Desired.RUN):
+        reason = "Preempted" if record.stop_reason.startswith("preempted") else "Stopping"
+        return [_event(reason, "Instance", name, ns, record.stop_reason, now)]
+    if record.lost_at is not None and (before is None or before.lost_at is None):
+        text = f"node {record.node} gives no sign of life"
+        return [_event("Lost", "Instance", name, ns, text, now, EventType.WARNING)]
+    if record.node is not None and (before is None or before.node is None):
+        return [_event("Assigned", "Instance", name, ns, f"to node {record.node}", now)]
+    if record.unplaceable and (before is None or before.unplaceable != record.unplaceable):
+        return [_event("Unplaceable", "Instance", name, ns, record.unplaceable, now, EventType.WARNING)]
+    return []
+
+
+def _rollout(state: ClusterState, change: SetRollout, now: float) -> list[Event]:
+    before = state.rollouts.get((change.namespace, change.workload))
+    rollout = change.rollout
+    fresh = before is None or (before.revision, before.generation) != (rollout.revision, rollout.generation)
+    if not fresh and before is not None and before.state is rollout.state:
+        return []
+    what = f"revision {rollout.revision}" + (f", restart {rollout.generation}" if rollout.generation else "")
+    texts = {
+        RolloutState.PROGRESSING: ("RolloutStarted", f"{what}: {rollout.wanted} instances", EventType.NORMAL),
+        RolloutState.COMPLETE: ("RolloutComplete", f"{what}: {rollout.ready} ready", EventType.NORMAL),
+        RolloutState.PAUSED: ("RolloutPaused", f"{what}: {rollout.message}", EventType.WARNING),
+        RolloutState.ROLLED_BACK: ("RolloutFailed", f"{what}: {rollout.message}", EventType.WARNING),
+    }
+    reason, text, type_ = texts[rollout.state]
+    return [_event(reason, "Workload", change.workload, change.namespace, text, now, type_)]
