@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, PlainSerializer, PlainValidator, WithJson
 
 from kat_platform.errors import InvalidValue
 from kat_platform.model.base import Model
-from kat_platform.model.faults import Fault, Path, refuse
+from kat_platform.model.faults import Fault, FieldPath, refuse
 from kat_platform.model.meta import Document
 from kat_platform.model.scalars import AbsolutePath, Domain, PluginName, Port, Positive
 
@@ -142,7 +142,7 @@ class ClusterConfigurationSpec(Model):
                 yield Fault(place, f"'{place[-1]}' is empty: give it a value or remove the line")
 
 
-def _nulls(value: JsonValue | Mapping[str, JsonValue], at: Path) -> Iterator[Path]:
+def _nulls(value: JsonValue | Mapping[str, JsonValue], at: FieldPath) -> Iterator[FieldPath]:
     if value is None:
         yield at
     elif isinstance(value, Mapping):

@@ -11,14 +11,14 @@ from pydantic_core import PydanticCustomError
 FAULTS: Final = "faults"
 """The ``type`` of the pydantic error that carries faults (in its ``ctx``, under the same name)."""
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One broken rule: where (wire names, relative to the model that checked it), what, and what was meant perhaps."""
 
-    at: Path
+    at: FieldPath
     message: str
     candidates: Sequence[str] = field(default=())
     """Names that would have been valid here: the nearest is suggested."""
@@ -32,7 +32,7 @@ def refuse(faults: Iterable[Fault]) -> None:
         raise PydanticCustomError(FAULTS, "{text}", {"text": text, FAULTS: found})
 
 
-def exactly_one(at: Path, given: dict[str, bool]) -> list[Fault]:
+def exactly_one(at: FieldPath, given: dict[str, bool]) -> list[Fault]:
     """Check that exactly one of the named keys is given."""
     chosen = [name for name, present in given.items() if present]
     if len(chosen) == 1:
@@ -43,7 +43,7 @@ def exactly_one(at: Path, given: dict[str, bool]) -> list[Fault]:
     return [Fault(at, f"{wanted}, and none is")]
 
 
-def repeated(at: Path, key: str | None, values: Sequence[object], what: str) -> list[Fault]:
+def repeated(at: FieldPath, key: str | None, values: Sequence[object], what: str) -> list[Fault]:
     """Check that no value of a list occurs twice; the fault lies at the later one (at its ``key``, where given)."""
     seen: set[object] = set()
     faults: list[Fault] = []
@@ -51,7 +51,7 @@ def repeated(at: Path, key: str | None, values: Sequence[object], what: str) -> 
         if value is None:
             continue
         if value in seen:
-            place: Path = (*at, index) if key is None else (*at, index, key)
+            place: FieldPath = (*at, index) if key is None else (*at, index, key)
             shown = "/".join(str(part) for part in value) if isinstance(value, tuple) else value
             faults.append(Fault(place, f"{what} '{shown}' is given twice"))
         seen.add(value)

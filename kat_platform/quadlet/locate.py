@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from kat_platform.quadlet.problem import Location
 from kat_platform.quadlet.tree import Node
 
-Path = Sequence[str | int]
+FieldPath = Sequence[str | int]
 
 
-def find(root: Node, path: Path) -> Node | None:
+def find(root: Node, path: FieldPath) -> Node | None:
     """Give the node of the value at a path; ``None`` where the document does not have it."""
     node = root
     for part in path:
@@ -24,7 +24,7 @@ def find(root: Node, path: Path) -> Node | None:
     return node
 
 
-def place(root: Node, path: Path) -> Location:
+def place(root: Node, path: FieldPath) -> Location:
     """Give the place of the value at a path, or of the innermost mapping or list that is there."""
     node = root
     for end in range(1, len(path) + 1):
@@ -35,7 +35,7 @@ def place(root: Node, path: Path) -> Location:
     return node.location
 
 
-def place_of_key(root: Node, path: Path) -> Location:
+def place_of_key(root: Node, path: FieldPath) -> Location:
     """Give the place of the key that ends a path, or where there is none, of the innermost node that is there."""
     parent = find(root, path[:-1]) if path else None
     if parent is not None and parent.kind == "mapping" and isinstance(path[-1], str) and path[-1] in parent.entries:
@@ -49,7 +49,7 @@ class Locations:
 
     roots: dict[tuple[str, str], Node] = field(default_factory=dict)
 
-    def locate(self, kind: str, name: str, path: Path = ()) -> Location:
+    def locate(self, kind: str, name: str, path: FieldPath = ()) -> Location:
         """Give the place of a field of a document; ``("", 1, 1)`` for a document that was not read from a file."""
         root = self.roots.get((kind, name))
         return Location("", 1, 1) if root is None else place(root, path)

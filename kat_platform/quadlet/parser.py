@@ -20,7 +20,7 @@ from kat_platform.model.workload import Workload
 from kat_platform.quadlet import limits
 from kat_platform.quadlet.archive import digest
 from kat_platform.quadlet.crosscheck import cross_check
-from kat_platform.quadlet.locate import Locations, Path
+from kat_platform.quadlet.locate import Locations, FieldPath
 from kat_platform.quadlet.problem import Location, Problem, QuadletInvalid
 from kat_platform.quadlet.reader import Parsed, read_file
 
@@ -58,7 +58,7 @@ class Quadlet:
             *self.load_balancers,
         )
 
-    def locate(self, kind: str, name: str, path: Path = ()) -> Location:
+    def locate(self, kind: str, name: str, path: FieldPath = ()) -> Location:
         """Give file, line and column of a field (or the nearest mapping around it) of one of the documents."""
         return self.locations.locate(kind, name, path)
 
@@ -90,7 +90,7 @@ def read_quadlet(files: Mapping[str, bytes]) -> tuple[Quadlet | None, list[Probl
         parsed.extend(read_file(files[name], name, problems, QUADLET_KINDS))
     # A file that could not be read may hold just what another refers to: what is "missing" then is not worth saying.
     problems.extend(cross_check(parsed, files, complete=not problems))
-    return (None, problems) if problems else (_assemble(parsed, files), [])
+    return (None, list(dict.fromkeys(problems))) if problems else (_assemble(parsed, files), [])
 
 
 def _no_documents(files: Mapping[str, bytes]) -> Problem:

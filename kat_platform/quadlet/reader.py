@@ -118,8 +118,9 @@ def _read_document(root: Node, problems: list[Problem], kinds: Mapping[str, type
 def _check_version(root: Node, problems: list[Problem]) -> None:
     node = find(root, ("apiVersion",))
     if node is None:
-        meant = None if _near_key(root, "apiVersion") else f"apiVersion: {API_VERSION}"
-        problems.append(Problem(*root.location, "apiVersion", "the key 'apiVersion' is missing", meant))
+        problems.extend(_misspelt(root, "apiVersion"))
+        message, line = "the key 'apiVersion' is missing", f"apiVersion: {API_VERSION}"
+        problems.append(Problem(*root.location, "apiVersion", message, line))
     elif node.value != API_VERSION:
         what = f"is '{node.raw[:80]}'" if node.kind == "scalar" else f"is a {node.kind}"
         problems.append(
@@ -130,9 +131,8 @@ def _check_version(root: Node, problems: list[Problem]) -> None:
 def _model(root: Node, problems: list[Problem], kinds: Mapping[str, type[Document]]) -> type[Document] | None:
     node = find(root, ("kind",))
     if node is None:
-        near = _near_key(root, "kind")
-        where = root.entries[near][0].location if near else root.location
-        problems.append(Problem(*where, "kind", f"the key 'kind' is missing: one of {', '.join(kinds)}"))
+        problems.extend(_misspelt(root, "kind"))
+        problems.append(Problem(*root.location, "kind", f"the key 'kind' is missing: one of {', '.join(kinds)}"))
         return None
     if isinstance(node.value, str) and node.value in kinds:
         return kinds[node.value]
@@ -151,5 +151,10 @@ def _model(root: Node, problems: list[Problem], kinds: Mapping[str, type[Documen
     return None
 
 
-def _near_key(root: Node, wanted: str) -> str | None:
-    return next((key for key in root.entries if nearest(key, [wanted]) == wanted), None)
+def _misspelt(root: Node, wanted: str) -> list[Problem]:
+    known = ("apiVersion", "kind", "metadata", "spec")
+    near = [key for key in root.entries if key not in known and nearest(key, known) == wanted]
+    return [
+        Problem(*root.entries[key][0].location, key, f"unknown key '{key[:80]}' in a document", wanted)
+        for key in near[:1]
+    ]

@@ -11,7 +11,7 @@ from kat_platform.model.meta import Document
 from kat_platform.quadlet.parser import Quadlet
 from kat_platform.quadlet.problem import Problem, path_text
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _in_document(quadlet: Quadlet, document: Document) -> Iterator[Problem]:
             yield Problem(*where, path_text(path), f"{rule.what} is not supported yet")
 
 
-def _matches(data: Any, pattern: tuple[str, ...], value: str | None, at: Path = ()) -> Iterator[Path]:
+def _matches(data: Any, pattern: tuple[str, ...], value: str | None, at: FieldPath = ()) -> Iterator[FieldPath]:
     if not pattern:
         if value is None or data == value:
             yield at

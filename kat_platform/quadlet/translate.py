@@ -39,7 +39,7 @@ _BOUNDS: Final = {
 _IGNORED: Final = frozenset({"default_factory_not_called"})
 """Only says that another error, which is reported too, kept a default from being made."""
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
 class Translator:
@@ -55,7 +55,7 @@ class Translator:
         for details in error.errors(include_url=False):
             if details["type"] in _IGNORED:
                 continue
-            path: Path = tuple(details["loc"])
+            path: FieldPath = tuple(details["loc"])
             if details["type"] == FAULTS:
                 for fault in details["ctx"][FAULTS]:
                     yield self._fault(path, fault)
@@ -68,17 +68,17 @@ class Translator:
             else:
                 yield self._bad_value(path, details)
 
-    def _problem(self, where: Location, path: Path, message: str, suggestion: str | None = None) -> Problem:
+    def _problem(self, where: Location, path: FieldPath, message: str, suggestion: str | None = None) -> Problem:
         return Problem(*where, path_text(path), message, suggestion)
 
-    def _fault(self, path: Path, fault: Fault) -> Problem:
+    def _fault(self, path: FieldPath, fault: Fault) -> Problem:
         full = (*path, *fault.at)
         node = find(self._root, full)
         value = node.value if node is not None and isinstance(node.value, str) else ""
         suggestion = nearest(value, fault.candidates) if value and fault.candidates else None
         return self._problem(place(self._root, full), full, fault.message, suggestion)
 
-    def _unknown_key(self, path: Path) -> Problem:
+    def _unknown_key(self, path: FieldPath) -> Problem:
         key = str(path[-1])
         valid = valid_keys(self._model, path[:-1])
         within = f"'{path_text(path[:-1])}'" if len(path) > 1 else "a document"
@@ -91,15 +91,15 @@ class Translator:
             message += f"; valid keys are {', '.join(valid)}" if valid else "; it has no keys"
         return self._problem(place_of_key(self._root, path), path, message, suggestion)
 
-    def _missing(self, path: Path) -> Problem:
+    def _missing(self, path: FieldPath) -> Problem:
         within = f" in '{path_text(path[:-1])}'" if len(path) > 1 else ""
         return self._problem(place(self._root, path[:-1]), path, f"the key '{path[-1]}' is missing{within}")
 
-    def _bad_key(self, path: Path, details: ErrorDetails) -> Problem:
+    def _bad_key(self, path: FieldPath, details: ErrorDetails) -> Problem:
         message, suggestion = _value_error(details)
         return self._problem(place_of_key(self._root, path), path, message, suggestion)
 
-    def _bad_value(self, path: Path, details: ErrorDetails) -> Problem:
+    def _bad_value(self, path: FieldPath, details: ErrorDetails) -> Problem:
         node = find(self._root, path)
         name = path_text(path) or "the document"
         kind = details["type"]

@@ -116,7 +116,7 @@ class _Builder:
             if _OCTAL.fullmatch(raw):
                 # The value is not shown: it may be that of a Secret.
                 self.note(node.location, "an octal, binary or hexadecimal number: write it in decimal, or in quotes")
-                return None
+                return raw
             if _FLOAT.fullmatch(raw):
                 return float(raw.lower().replace(".inf", "inf").replace(".nan", "nan"))
         return raw
