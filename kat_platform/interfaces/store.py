@@ -9,7 +9,7 @@ did not. Reads and removals go on when the store is full.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -227,11 +227,14 @@ class Store(Driver, Protocol):
     def max_operations(self) -> int:
         """How many operations one branch of a transaction may have, at least 128."""
 
-    def watch(self, prefix: str, *, from_revision: int, progress: bool = False) -> AsyncIterator[WatchBatch]:
+    def watch(
+        self, prefix: str, *, from_revision: int, progress: bool = False
+    ) -> AsyncGenerator[WatchBatch, None]:
         """Give every change with the prefix from ``from_revision`` on, each exactly once, in order.
 
         Survives restarts of the store without gap or repetition. Raises ``Compacted`` when the revision is no
-        longer kept: then list and watch anew. Ends only by being closed (``aclose``) or by that error.
+        longer kept, or lies beyond the next one (the store was restored from a backup): then list and watch
+        anew. Ends only by being closed (``aclose``) or by that error.
         With ``progress`` empty batches tell how far the watch is (at least every 60 s).
         """
 
@@ -247,7 +250,9 @@ class Store(Driver, Protocol):
     async def campaign(self, election: str, candidate: str, *, ttl: int) -> Leadership:
         """Wait until this candidate leads; the driver keeps the lease alive until ``resign`` or loss.
 
-        Cancelling the call withdraws the candidacy.
+        Cancelling the call withdraws the candidacy. A candidate that campaigns again replaces its own older
+        candidacy or leadership (a restarted process need not wait for its former self's lease); the older call
+        then raises ``Conflict``.
         """
 
     async def leadership_lost(self, leadership: Leadership) -> None:
