@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kat_platform.hooks.specs import GROUP
@@ -70,7 +70,10 @@ def _examine(name: str, section: Mapping[str, Any], catalog: Catalog) -> HookPlu
         own = {key: value for key, value in section.items() if key != ENABLED}
         plugin = _construct(entry, loaded, own)
     except PluginFailed as failed:
-        return HookPlugin(entry, True, faults=(failed.fault,))
+        fault = failed.fault
+        if fault.kind is FaultKind.BROKEN:
+            fault = replace(fault, remedy=f"{fault.remedy}, or set pluginConfig.{name}.{ENABLED}: false")
+        return HookPlugin(entry, True, faults=(fault,))
     problem_of_hooks = plugin_problem(name, plugin)
     if problem_of_hooks is not None:
         return HookPlugin(entry, True, info, faults=(_fault(entry, FaultKind.CONTRACT, problem_of_hooks),))
@@ -110,7 +113,8 @@ def _construct(entry: Installed, loaded: Any, section: Mapping[str, Any]) -> obj
         return loaded(*arguments)
     except Exception as error:  # a stranger's constructor may raise anything
         problem = f"it cannot be constructed: {type(error).__name__}: {error}"
-        raise PluginFailed(_fault(entry, FaultKind.BROKEN, problem)) from error
+        remedy = f"update or uninstall {entry.distribution}"
+        raise PluginFailed(PluginFault.of(entry, FaultKind.BROKEN, problem, remedy)) from error
 
 
 def _fault(entry: Installed, kind: FaultKind, problem: str) -> PluginFault:
