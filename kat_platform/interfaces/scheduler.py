@@ -150,6 +150,8 @@ class PlacedInstance:
     id: str
     demand: Demand
     node: str
+    movable: bool = True
+    """Whether it may be moved at all: a daemon's instance belongs to its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,10 @@ class Scheduler(Driver, Protocol):
     """Chooses nodes; see the module for purity."""
 
     def schedule(self, snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...]) -> PlacementPlan:
-        """Place the batch, most important first (priority, then order given). Never raises for lack of room."""
+        """Place the batch, highest priority first; the order within one priority is the scheduler's own.
+
+        Never raises for lack of room.
+        """
 
     def explain(self, snapshot: SchedulingSnapshot, pending: PendingInstance) -> Explanation:
         """Tell every filter's verdict on every node."""
