@@ -1,0 +1,1 @@
+"""KAT's default network: routed containers, a WireGuard overlay, virtual IPs by nftables."""

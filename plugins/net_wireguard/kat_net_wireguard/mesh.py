@@ -1,0 +1,105 @@
+"""Which peers the tunnel should have and what to change to get there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from kat_net_wireguard import keys
+from kat_platform.errors import InvalidInput
+from kat_platform.interfaces.network import NodeNetwork, Peer
+
+FRESH_SECONDS = 180.0
+"""WireGuard drops a session's keys after this long without a new handshake (whitepaper, Reject-After-Time)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPeer:
+    """A peer as the tunnel is told: key, where to send, what to accept, keepalive in seconds (0: off)."""
+
+    public_key: bytes
+    endpoint: tuple[str, int] | None
+    allowed: frozenset[IPv4Network]
+    keepalive: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerState(TunnelPeer):
+    """A peer as the tunnel tells: the endpoint learnt by roaming, last handshake (epoch seconds), byte counts."""
+
+    last_handshake_at: float | None = None
+    received_bytes: int = 0
+    sent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """One peer to add, change (``None`` fields stay as they are) or remove."""
+
+    public_key: bytes
+    remove: bool = False
+    endpoint: tuple[str, int] | None = None
+    allowed: frozenset[IPv4Network] | None = None
+    keepalive: int | None = None
+
+
+def wanted_peers(network: NodeNetwork, own_key: bytes, peers: tuple[Peer, ...]) -> dict[bytes, TunnelPeer]:
+    """Translate nodes into tunnel peers; this node itself is left out.
+
+    Raises ``InvalidInput`` when two nodes share a key or their subnets overlap: WireGuard would silently take one.
+    """
+    wanted: dict[bytes, TunnelPeer] = {}
+    seen: list[Peer] = []
+    for peer in peers:
+        key = keys.decode(peer.public_key)
+        if key == own_key:
+            continue
+        if key in wanted:
+            raise InvalidInput(f"node {peer.node_name} has the same public key as another node")
+        if not peer.subnet.subnet_of(network.cluster_cidr):
+            raise InvalidInput(f"node {peer.node_name} has {peer.subnet}, outside the cluster's {network.cluster_cidr}")
+        if peer.subnet.overlaps(network.subnet):
+            raise InvalidInput(f"node {peer.node_name} has {peer.subnet}, which overlaps this node's {network.subnet}")
+        for other in seen:
+            if peer.subnet.overlaps(other.subnet):
+                raise InvalidInput(f"nodes {other.node_name} and {peer.node_name} have overlapping subnets")
+        seen.append(peer)
+        wanted[key] = TunnelPeer(key, peer.endpoint, frozenset((peer.subnet,)), peer.keepalive_seconds or 0)
+    return wanted
+
+
+def changes(
+    current: Mapping[bytes, PeerState],
+    wanted: Mapping[bytes, TunnelPeer],
+    told: Mapping[bytes, TunnelPeer],
+    now: float,
+) -> tuple[PeerChange, ...]:
+    """Say what to change so that the tunnel has exactly ``wanted``; nothing is said of peers that are right.
+
+    ``told`` is what this process last asked for. A peer may have roamed since, so its endpoint is set again only when
+    somebody wants another one than before, or when the link has no fresh handshake.
+    Removals come first: a subnet may move from one peer to another.
+    """
+    result = [PeerChange(key, remove=True) for key in current if key not in wanted]
+    for key, want in wanted.items():
+        have = current.get(key)
+        if have is None:
+            result.append(PeerChange(key, endpoint=want.endpoint, allowed=want.allowed, keepalive=want.keepalive))
+            continue
+        endpoint = want.endpoint if _must_redirect(have, want, told.get(key), now) else None
+        allowed = want.allowed if want.allowed != have.allowed else None
+        keepalive = want.keepalive if want.keepalive != have.keepalive else None
+        if (endpoint, allowed, keepalive) != (None, None, None):
+            result.append(PeerChange(key, endpoint=endpoint, allowed=allowed, keepalive=keepalive))
+    return tuple(result)
+
+
+def _must_redirect(have: PeerState, want: TunnelPeer, told: TunnelPeer | None, now: float) -> bool:
+    if want.endpoint is None or want.endpoint == have.endpoint:
+        return False
+    if have.endpoint is None:
+        return True
+    redirected = told is not None and told.endpoint != want.endpoint
+    alive = have.last_handshake_at is not None and now - have.last_handshake_at < FRESH_SECONDS
+    return redirected or not alive
