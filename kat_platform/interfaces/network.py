@@ -161,3 +161,11 @@ class Network(Driver, Collects, Protocol):
 
     async def reset_connections(self, addresses: frozenset[IPv4Address]) -> None:
         """End connections to addresses that have vanished: clients get a reset, not a hang."""
+
+
+@runtime_checkable
+class CountsConnections(Protocol):
+    """A network that can tell how many connections an address still has, so that they can end before it goes."""
+
+    async def open_connections(self, address: IPv4Address) -> int:
+        """Count the established TCP connections from elsewhere to ``address``."""

@@ -1,0 +1,128 @@
+"""Link: the agent's way to the API. The same on every node, also on one that runs the API itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import aiohttp
+import structlog
+
+from kat_platform.errors import Denied, KatError, NotFound, Unauthenticated, Unavailable
+
+log = structlog.get_logger(__name__)
+
+SERVER_NAME: Final = "kat-api"
+"""Name every control-plane node's certificate carries: the API's identity does not depend on its address."""
+
+SILENCE: Final = 25.0
+"""Seconds without a line (the API pings every 10) after which a stream is taken for dead."""
+
+CALL_TIMEOUT: Final = 10.0
+_STATUSES: Final[dict[int, type[KatError]]] = {401: Unauthenticated, 403: Denied, 404: NotFound}
+
+
+class ApiLink:
+    """Speaks for one node to whichever control-plane node answers; remembers the one that did last."""
+
+    def __init__(self, node: str, endpoints: Sequence[str], tls: ssl.SSLContext) -> None:
+        self._node, self._tls = node, tls
+        self._endpoints = list(endpoints)
+        self._session: aiohttp.ClientSession | None = None
+
+    def set_endpoints(self, endpoints: Sequence[str]) -> None:
+        """Take the control plane's addresses as they are now, keeping the present one first."""
+        fresh = list(dict.fromkeys(endpoints))
+        if fresh:
+            current = [e for e in self._endpoints[:1] if e in fresh]
+            self._endpoints = current + [e for e in fresh if e not in current]
+
+    def _fail_over(self) -> None:
+        self._endpoints.append(self._endpoints.pop(0))
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            connector = aiohttp.TCPConnector(ssl=self._tls, limit=8, keepalive_timeout=60)
+            self._session = aiohttp.ClientSession(connector=connector)
+        return self._session
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def view(self) -> AsyncIterator[dict[str, Any]]:
+        """Stream the node's view, line by line; raises ``Unavailable`` when the stream ends or breaks."""
+        url = f"{self._endpoints[0]}/v1alpha1/nodes/{self._node}/view"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT, sock_read=SILENCE)
+        try:
+            async with self._http().get(
+                url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20
+            ) as answer:
+                await self._check(answer)
+                async for line in _lines(answer.content):
+                    yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._fail_over()
+            raise Unavailable(f"the API's view stream broke: {error or type(error).__name__}") from error
+        raise Unavailable("the API ended the view stream")
+
+    async def report(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a report; gives the API's answer."""
+        return await self._post("report", body)
+
+    async def heartbeat(self, ttl: float) -> None:
+        """Give a sign of life, good for ``ttl`` seconds."""
+        await self._post("heartbeat", {"ttlSeconds": ttl})
+
+    async def _post(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self._endpoints[0]}/v1alpha1/nodes/{self._node}/{what}"
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+        try:
+            async with self._http().post(url, json=body, timeout=timeout, server_hostname=SERVER_NAME) as answer:
+                await self._check(answer)
+                found = await answer.json()
+                return found if isinstance(found, dict) else {}
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._fail_over()
+            raise Unavailable(f"the API did not take the {what}: {error or type(error).__name__}") from error
+
+    @staticmethod
+    async def _check(answer: aiohttp.ClientResponse) -> None:
+        if answer.status < 400:
+            return
+        text = (await answer.text())[:500]
+        try:
+            detail = str(json.loads(text).get("detail", text))
+        except ValueError:
+            detail = text
+        raise _STATUSES.get(answer.status, Unavailable)(f"the API answered {answer.status}: {detail}")
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Split into lines of any length (the reader's own line limit is too small for large items)."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            if line:
+                yield line
+
+
+async def forever(what: str, run: Any, *, pause: float = 0.2, most: float = 5.0) -> None:
+    """Run ``run()`` again whenever it fails with an error of KAT's, with growing pauses (seconds)."""
+    wait = pause
+    clock = asyncio.get_running_loop().time
+    while True:
+        began = clock()
+        try:
+            await run()
+        except KatError as error:
+            log.warning(f"{what} interrupted", error=str(error), retry_in=round(wait, 2))
+        if clock() - began > 10.0:
+            wait = pause
+        await asyncio.sleep(wait)
+        wait = min(most, wait * 2)
