@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo, available_timezones
@@ -93,7 +93,7 @@ class CronSchedule:
     """A schedule in a time zone; make it with :meth:`parse`."""
 
     text: str
-    zone: ZoneInfo
+    zone: tzinfo
     minutes: frozenset[int]
     hours: frozenset[int]
     days: frozenset[int]
@@ -119,7 +119,8 @@ class CronSchedule:
             raise InvalidValue(f"schedule '{text}': there is no such day in any of its months")
         normal = frozenset(day % 7 for day in weekdays)
         star = fields[1].startswith("*")
-        zone = ZoneInfo(check_time_zone(time_zone))
+        # UTC needs no time zone database, which a small host may lack.
+        zone = UTC if time_zone == "UTC" else ZoneInfo(check_time_zone(time_zone))
         return cls(text, zone, minutes, hours, days, months, normal, either, star)
 
     def next_after(self, moment: datetime) -> datetime:
@@ -163,7 +164,7 @@ class CronSchedule:
         raise InternalError(f"schedule '{self.text}' never comes")
 
 
-def _first_instant(wall: datetime, zone: ZoneInfo) -> datetime:
+def _first_instant(wall: datetime, zone: tzinfo) -> datetime:
     """Give the first instant at which clocks in the zone show ``wall``, or where they skip it, that of the change."""
     early = wall.replace(tzinfo=zone, fold=1).astimezone(UTC)
     first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)

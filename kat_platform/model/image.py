@@ -8,7 +8,7 @@ names are looked for in is the runtime's own configuration.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from pydantic import AfterValidator
@@ -88,7 +88,7 @@ def normalise_image(text: str) -> str:
 def check_repository(text: str) -> str:
     """Check a reference that names a repository only (KAT adds the tag); raises ``InvalidValue``."""
     reference = ImageReference.parse(text)
-    if reference.digest or text != str(reference).removesuffix(":latest"):
+    if text != str(replace(reference, tag=None, digest=None)):
         raise InvalidValue(f"'{text}' names a tag or digest: give the repository only")
     return text
 

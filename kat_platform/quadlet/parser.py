@@ -20,7 +20,7 @@ from kat_platform.model.workload import Workload
 from kat_platform.quadlet import limits
 from kat_platform.quadlet.archive import digest
 from kat_platform.quadlet.crosscheck import cross_check
-from kat_platform.quadlet.locate import Locations, FieldPath
+from kat_platform.quadlet.locate import FieldPath, Locations
 from kat_platform.quadlet.problem import Location, Problem, QuadletInvalid
 from kat_platform.quadlet.reader import Parsed, read_file
 
