@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import BaseModel
+
 from kat_platform.interfaces.driver import Capability, DriverContext, DriverInfo, DriverStatus, Health
 from kat_platform.interfaces.scheduler import (
     Explanation,
@@ -30,13 +32,13 @@ class BinpackScheduler:
         name="binpack",
         version=VERSION,
         capability=Capability.SCHEDULER,
-        capabilities={"preempts": True, "rebalances": True},
+        capabilities={"preempts": True, "rebalances": True, "scores": True},
         summary="bin-packing by best fit on the dominant resource",
     )
-    Config: ClassVar[type[BinpackConfig]] = BinpackConfig
+    Config: ClassVar[type[BaseModel]] = BinpackConfig
 
-    def __init__(self, config: BinpackConfig, context: DriverContext) -> None:
-        self._config = config
+    def __init__(self, config: BinpackConfig | None, context: DriverContext) -> None:
+        self._config = config if config is not None else BinpackConfig()
 
     async def start(self) -> None:
         """There is nothing to make ready."""
