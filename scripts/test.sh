@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# make test: sets itself up, then style, types and every test, against KAT as installed from its wheels. Works in names,
+# folders and namespaces of its own; what a test leaves behind is removed, told, and fails the run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/say.sh
+
+[ "$(id -u)" = 0 ] || fail "the tests with real parts need root: sudo make test"
+scripts/host.sh test
+scripts/install.sh .venv-test default,testing,lint
+bin=$PWD/.venv-test/bin
+
+failed=0
+scripts/lint.sh --installed || failed=1
+
+# Short: Unix sockets below it may have paths of 107 characters at most.
+TMPDIR=$(mktemp -d /tmp/kt-XXXXXX)
+export TMPDIR KAT_TEST_RUN="${TMPDIR##*/}" KAT_TEST_INSTALLED=1 PYTHONDONTWRITEBYTECODE=1
+# The tools installed for the tests come first; nothing of the caller's Python must leak in.
+export PATH="$bin:$PATH:/usr/sbin:/sbin"
+unset PYTHONPATH
+"$bin/python" scripts/leftovers.py before >"$TMPDIR.before"
+clear_up() {
+    "$bin/python" scripts/leftovers.py after "$TMPDIR.before" || failed=1
+    rm -rf --one-file-system "$TMPDIR" "$TMPDIR.before"
+}
+trap 'clear_up; exit 130' INT TERM HUP
+
+arguments=("$@")
+for round in $(seq "${KAT_TEST_ROUNDS:-1}"); do
+    say "tests of decisions, on all cores (round $round)"
+    "$bin/pytest" -q -n auto --dist loadfile -m "not real" "${arguments[@]}" </dev/null || failed=1
+    say "tests on real parts, one after another (round $round)"
+    "$bin/pytest" -q -m real "${arguments[@]}" </dev/null || failed=1
+done
+trap - INT TERM HUP
+clear_up
+[ "$failed" = 0 ] && say "all passed" || fail "see above"
