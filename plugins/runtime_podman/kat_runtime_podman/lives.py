@@ -1,0 +1,137 @@
+"""The containers that have a process now: each watched from ``init`` to its end, when its exit code is found."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from kat_platform.errors import KatError
+from kat_platform.interfaces.runtime import Container
+from kat_runtime_podman.layout import Layout
+from kat_runtime_podman.processes import Watched, belongs, monitor_gone, read_pid
+
+_LOG: Final = structlog.get_logger(__name__)
+_EXIT_FILE_SECONDS: Final = 0.5
+"""How long conmon may take to write the exit code; it takes about one millisecond."""
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One container with a process."""
+
+    name: str
+    id: str
+    pid: int
+    view: Container
+    stop_signal: int
+    started: bool
+    process: Watched | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is gone and ``exit_code`` is known."""
+    exit_code: int = -1
+    oom_killed: bool = False
+    cgroup: Path | None = None
+
+
+class Lives:
+    """Watches live containers and tells of each end once."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        ended: Callable[[Live], None],
+        ask: Callable[[str], Awaitable[Container | None]],
+    ) -> None:
+        self._layout = layout
+        self._ended = ended
+        self._ask = ask
+        self._by_name: dict[str, Live] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+
+    def get(self, name: str) -> Live | None:
+        """Give a container that has a process."""
+        return self._by_name.get(name)
+
+    def all(self) -> tuple[Live, ...]:
+        """Give all containers that have a process."""
+        return tuple(self._by_name.values())
+
+    def watch(self, live: Live) -> None:
+        """Watch from now on; a process that is gone already is an end like any other."""
+        old = self._by_name.pop(live.name, None)
+        if old is not None and old.process is not None:
+            old.process.close()
+        self._by_name[live.name] = live
+        try:
+            live.process = Watched(live.pid, lambda: self._gone(live))
+        except ProcessLookupError:
+            self._gone(live)
+            return
+        if not belongs(live.pid, live.id):
+            live.process.close()
+            self._gone(live)
+
+    def pid_now(self, container_id: str) -> int | None:
+        """Read which pid Podman's files name for a container."""
+        return read_pid(self._layout.container_run(container_id) / "pidfile")
+
+    async def settled(self, container_id: str, *, timeout: float) -> None:
+        """Wait until the clean-up of a container's last run is over."""
+        await monitor_gone(self._layout.container_run(container_id) / "conmon.pid", container_id, timeout=timeout)
+
+    def close(self) -> None:
+        """Stop watching; containers are left alone."""
+        for live in self._by_name.values():
+            if live.process is not None:
+                live.process.close()
+        self._by_name.clear()
+        for task in self._endings:
+            task.cancel()
+
+    def _gone(self, live: Live) -> None:
+        task = asyncio.get_running_loop().create_task(self._find_exit_code(live), name=f"exit of {live.name}")
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+
+    async def _find_exit_code(self, live: Live) -> None:
+        code = await self._exit_file(live.id)
+        if code is None:
+            code = await self._exit_by_asking(live)
+        live.exit_code = code
+        # conmon, which hears of OOM kills from the kernel, leaves an empty file named oom in the bundle
+        live.oom_killed = live.oom_killed or (self._layout.container(live.id) / "oom").exists()
+        if self._by_name.get(live.name) is live:
+            del self._by_name[live.name]
+        live.over.set()
+        self._ended(live)
+
+    async def _exit_file(self, container_id: str) -> int | None:
+        path = self._layout.exits / container_id
+        until = time.monotonic() + _EXIT_FILE_SECONDS
+        pause = 0.0005
+        while time.monotonic() < until:
+            try:
+                return int(path.read_text())
+            except (OSError, ValueError):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 0.05)
+        return None
+
+    async def _exit_by_asking(self, live: Live) -> int:
+        """Ask Podman, when conmon left no file: it was killed too, or the clean-up took the file already."""
+        try:
+            await self.settled(live.id, timeout=10)
+            found = await self._ask(live.name)
+        except KatError as error:
+            _LOG.warning("exit-code-unknown", container=live.name, error=str(error))
+            return -1
+        if found is None or found.exit_code is None:
+            return -1
+        live.oom_killed = found.oom_killed
+        return found.exit_code
