@@ -184,8 +184,9 @@ class WorkloadSpec(Model):
             yield Fault(("restartPolicy",), "a Job that is always restarted would never end: use Never or MaxCount")
         names = [volume.name for volume in self.volumes]
         yield from repeated(("volumes",), "name", names, "volume")
+        declared = frozenset(names)
         for index, mount in enumerate(self.container.volume_mounts):
-            if mount.name not in names:
+            if mount.name not in declared:
                 text = f"there is no volume '{mount.name}' in spec.volumes"
                 yield Fault(("container", "volumeMounts", index, "name"), text, names)
         needed = [dependency.workload for dependency in self.depends_on]

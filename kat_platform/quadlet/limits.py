@@ -27,9 +27,11 @@ MAX_DOCUMENTS: Final = 200
 """Documents in one file."""
 MAX_NESTING: Final = 64
 """Mappings and lists within each other."""
-MAX_NODES: Final = 100_000
-"""Nodes of one file after aliases are written out."""
+MAX_NODES: Final = 50_000
+"""YAML nodes of all documents together, after aliases are written out."""
 MAX_EXPANDED_TEXT: Final = 4 * 1024 * 1024
-"""Characters of all scalars of one file after aliases are written out."""
+"""Characters of all scalars of all documents together, after aliases are written out."""
 MAX_PROBLEMS: Final = 100
-"""Problems reported of one Quadlet; the rest is counted."""
+"""Problems reported of one Quadlet; reading ends soon after, since finding what was meant costs time."""
+MAX_CANDIDATES: Final = 200
+"""Names that are compared to find the one that was meant."""

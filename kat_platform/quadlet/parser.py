@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -23,6 +24,7 @@ from kat_platform.quadlet.crosscheck import cross_check
 from kat_platform.quadlet.locate import FieldPath, Locations
 from kat_platform.quadlet.problem import Location, Problem, QuadletInvalid
 from kat_platform.quadlet.reader import Parsed, read_file
+from kat_platform.quadlet.tree import Budget
 
 SUFFIX: Final = ".kat"
 QUADLET_KINDS: Final[Mapping[str, type[Document]]] = MappingProxyType(
@@ -86,10 +88,11 @@ def read_quadlet(files: Mapping[str, bytes]) -> tuple[Quadlet | None, list[Probl
     if len(names) > limits.MAX_DOCUMENT_FILES:
         text = f"there are {len(names)} .kat files: at most {limits.MAX_DOCUMENT_FILES} are accepted"
         return None, [Problem(names[limits.MAX_DOCUMENT_FILES], 1, 1, "", text)]
+    budget = Budget()
     for name in names:
-        parsed.extend(read_file(files[name], name, problems, QUADLET_KINDS))
+        parsed.extend(read_file(files[name], name, problems, QUADLET_KINDS, budget))
     # A file that could not be read may hold just what another refers to: what is "missing" then is not worth saying.
-    problems.extend(cross_check(parsed, files, complete=not problems))
+    problems.extend(islice(cross_check(parsed, files, complete=not problems), limits.MAX_PROBLEMS + 1))
     return (None, list(dict.fromkeys(problems))) if problems else (_assemble(parsed, files), [])
 
 

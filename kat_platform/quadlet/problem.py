@@ -49,7 +49,7 @@ class QuadletInvalid(InvalidInput):
         shown = self.problems[: limits.MAX_PROBLEMS]
         lines = [str(problem) for problem in shown]
         if len(self.problems) > len(shown):
-            lines.append(f"... and {len(self.problems) - len(shown)} more problems")
+            lines.append(f"(these are the first {len(shown)} problems; there are more)")
         super().__init__("\n".join(lines), problems=[asdict(problem) for problem in shown])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import ValidationError
 
@@ -17,7 +18,7 @@ from kat_platform.quadlet.locate import find, place
 from kat_platform.quadlet.problem import Problem, path_text
 from kat_platform.quadlet.suggest import nearest
 from kat_platform.quadlet.translate import Translator
-from kat_platform.quadlet.tree import Node, Refused, read_documents
+from kat_platform.quadlet.tree import Budget, Node, Refused, read_documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,26 @@ class Parsed:
 
 
 def read_file(
-    content: bytes, file: str, problems: list[Problem], kinds: Mapping[str, type[Document]] = KINDS
+    content: bytes,
+    file: str,
+    problems: list[Problem],
+    kinds: Mapping[str, type[Document]] = KINDS,
+    budget: Budget | None = None,
 ) -> list[Parsed]:
-    """Give the documents of a file; what is wrong is added to ``problems``, and the rest is read all the same."""
+    """Give the documents of a file; what is wrong is added to ``problems``, and the rest is read all the same.
+
+    Past ``MAX_PROBLEMS`` the rest is left unread. Files that are read together share a ``budget``.
+    """
     text = _decode(content, file, problems)
     if text is None:
         return []
     found: list[Parsed] = []
     roots = 0
     try:
-        for root in read_documents(text, file, problems):
+        for root in read_documents(text, file, problems, budget):
             roots += 1
+            if len(problems) > limits.MAX_PROBLEMS:
+                return found
             document = _read_document(root, problems, kinds)
             if document is not None:
                 found.append(Parsed(document, root))
@@ -110,7 +120,8 @@ def _read_document(root: Node, problems: list[Problem], kinds: Mapping[str, type
     try:
         document = model.model_validate_json(json.dumps(data), by_alias=True, by_name=False)
     except ValidationError as error:
-        problems.extend(Translator(root, model, secret=model is Secret).problems(error))
+        found = Translator(root, model, secret=model is Secret).problems(error)
+        problems.extend(islice(found, limits.MAX_PROBLEMS + 1))
         return None
     return document if len(problems) == before else None
 

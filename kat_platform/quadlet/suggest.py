@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
 from kat_platform.model.explain import item, model_of, plain, wire_fields
+from kat_platform.quadlet import limits
 
 _CLOSE_ENOUGH = 0.5
 _DEEPEST = 8
@@ -16,7 +18,7 @@ _DEEPEST = 8
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """Give the valid name nearest to ``name``, ignoring capitals, ``-`` and ``_``; ``None`` where none is near."""
-    folded = {_fold(candidate): candidate for candidate in valid}
+    folded = {_fold(candidate): candidate for candidate in islice(valid, limits.MAX_CANDIDATES)}
     found = get_close_matches(_fold(name[:80]), folded, n=1, cutoff=_CLOSE_ENOUGH)
     return folded[found[0]] if found else None
 

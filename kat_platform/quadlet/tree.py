@@ -66,18 +66,25 @@ class Node:
         return [item.to_data() for item in self.items] if self.kind == "list" else self.value
 
 
+@dataclass(slots=True)
+class Budget:
+    """What has been read so far of all documents that are read together."""
+
+    nodes: int = 0
+    text: int = 0
+
+
 class _Builder:
     """Turns the events of one file into documents; collects problems that do not end the reading."""
 
-    def __init__(self, file: str, problems: list[Problem]) -> None:
+    def __init__(self, file: str, problems: list[Problem], budget: Budget) -> None:
+        self.budget = budget
         self.file = file
         self.problems = problems
         self.anchors: dict[str, Node | None] = {}
         self.stack: list[tuple[Node, Node | None, str | None]] = []
         self.pending: Node | None = None
         self.root: Node | None = None
-        self.nodes = 0
-        self.text = 0
 
     def place(self, event: Any) -> Location:
         mark = event.start_mark
@@ -150,13 +157,13 @@ class _Builder:
         self._add(node, None)
 
     def _count(self, nodes: int, text: int, where: Location) -> None:
-        self.nodes += nodes
-        self.text += text
-        if self.nodes > limits.MAX_NODES:
-            raise self.refuse(where, f"the file has more than {limits.MAX_NODES} nodes with all aliases written out")
-        if self.text > limits.MAX_EXPANDED_TEXT:
+        self.budget.nodes += nodes
+        self.budget.text += text
+        if self.budget.nodes > limits.MAX_NODES:
+            raise self.refuse(where, f"there are more than {limits.MAX_NODES} nodes, with all aliases written out")
+        if self.budget.text > limits.MAX_EXPANDED_TEXT:
             limit = limits.MAX_EXPANDED_TEXT
-            raise self.refuse(where, f"the file has more than {limit} characters with all aliases written out")
+            raise self.refuse(where, f"there are more than {limit} characters, with all aliases written out")
 
     def _add(self, node: Node, anchor: str | None) -> None:
         if anchor is not None:
@@ -202,12 +209,13 @@ def _shown(text: str) -> str:
     return text[:80].removeprefix(_PREFIX) if len(text) <= 80 else f"{text[:80]}..."
 
 
-def read_documents(text: str, file: str, problems: list[Problem]) -> Iterator[Node]:
+def read_documents(text: str, file: str, problems: list[Problem], budget: Budget | None = None) -> Iterator[Node]:
     """Give each document of a text that is not empty; raises :class:`Refused` when the text cannot be read on.
 
-    Problems that leave the rest readable, such as a repeated key, are added to ``problems``.
+    Problems that leave the rest readable, such as a repeated key, are added to ``problems``. Files that are read
+    together share a ``budget``.
     """
-    builder = _Builder(file, problems)
+    builder = _Builder(file, problems, budget or Budget())
     count = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
