@@ -105,6 +105,8 @@ async def gpus(driver: Scheduler) -> None:
     await only_goes_to(driver, nodes, demand(gpu=GpuRequest(2, "nvidia")), set(), "gpu", count=1)
     plan = await planned(driver, nodes, several(3, demand(gpu=GpuRequest(1))))
     require(len(plan.placements) == 2, f"{len(plan.placements)} placed where 2 GPUs are free")
+    held = cluster(node("a", gpus=(Gpu("0", "nvidia", 8000, "somebody"),)))
+    await only_goes_to(driver, held, demand(gpu=GpuRequest(1)), set(), "a GPU in use", count=1)
     promised = PlacedInstance("new", demand("new", gpu=GpuRequest(2)), "a")
     await only_goes_to(driver, cluster(*nodes.nodes, placed=(old, promised)), demand(gpu=GpuRequest(1)), set(), "gpu")
 
