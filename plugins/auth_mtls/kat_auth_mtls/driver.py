@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Final
 
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from kat_auth_mtls import __version__
 from kat_auth_mtls.access import decide
@@ -44,7 +44,7 @@ class MtlsAuth:
         capabilities={"certificates": True, "bearerTokens": True, "revocation": True},
         summary="client certificates of the cluster's CA and bearer tokens",
     )
-    Config: ClassVar[type[MtlsConfig]] = MtlsConfig
+    Config: ClassVar[type[BaseModel]] = MtlsConfig
 
     def __init__(self, config: MtlsConfig, context: DriverContext) -> None:
         """Keep the parts; no I/O."""

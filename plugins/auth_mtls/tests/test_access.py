@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-
 from kat_auth_mtls.access import CLUSTER_RESOURCES, NAMESPACED_RESOURCES, SENSITIVE, decide
+
 from kat_platform.interfaces.auth import Identity, Request, Role, Verb
 
 spaces = st.sampled_from(["shop", "bank", "*"])

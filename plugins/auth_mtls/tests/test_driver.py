@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-
 from kat_auth_mtls.driver import MtlsAuth, MtlsConfig
+
 from kat_platform.errors import Unauthenticated
 from kat_platform.interfaces.auth import Credentials, Role
 from kat_platform.interfaces.driver import DriverContext

@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import structlog
-
 from kat_dns.config import DnsConfig
 from kat_dns.driver import KatDns
+
 from kat_platform.interfaces.dns import DnsInstance, DnsNode, DnsPort, DnsView, DnsWorkload, ListenAddress
 from kat_platform.interfaces.driver import DriverContext
 from kat_platform.interfaces.network import TransportProtocol

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address
 from typing import Any, ClassVar, Final
 
 import structlog
+from pydantic import BaseModel
 
 from kat_dns import __version__
 from kat_dns.config import DnsConfig
@@ -48,7 +49,7 @@ class KatDns:
         capabilities={"udp": True, "tcp": True, "edns": True, "forwarding": True, "reverse": True},
         summary="authoritative for the cluster domain and its reverse zones, forwards the rest",
     )
-    Config: ClassVar[type[DnsConfig]] = DnsConfig
+    Config: ClassVar[type[BaseModel]] = DnsConfig
 
     def __init__(self, config: DnsConfig, context: DriverContext) -> None:
         """Keep the parts; no I/O."""
@@ -91,18 +92,24 @@ class KatDns:
 
     async def listen(self, addresses: tuple[ListenAddress, ...]) -> tuple[ListenAddress, ...]:
         """Answer on exactly these addresses: what is open stays open, and if one fails nothing has changed."""
-        kept = {pair.asked: pair for pair in self._pairs if pair.asked in addresses}
-        opened: dict[ListenAddress, _Pair] = {}
+        # A port that the system chose may be named by 0 or by what it was.
+        present = {pair.real: pair for pair in self._pairs} | {pair.asked: pair for pair in self._pairs}
+        wanted: dict[ListenAddress, _Pair] = {}
+        opened: list[_Pair] = []
         try:
             for address in dict.fromkeys(addresses):
-                if address not in kept:
-                    opened[address] = await self._open(address)
+                pair = present.get(address)
+                if pair is None:
+                    pair = await self._open(address)
+                    opened.append(pair)
+                wanted[address] = pair
         except DriverError:
-            for pair in opened.values():
+            for pair in opened:
                 await self._close(pair)
             raise
-        gone = [pair for pair in self._pairs if pair.asked not in kept]
-        self._pairs = tuple((kept | opened)[address] for address in dict.fromkeys(addresses))
+        pairs = tuple(wanted.values())
+        gone = [pair for pair in self._pairs if pair not in pairs]
+        self._pairs = pairs
         for pair in gone:
             await self._close(pair)
         await self.set_upstreams(self._asked_upstreams)
