@@ -24,6 +24,7 @@ DISK_SHARE: Final = 50
 """DiskPressure when the less of 512 MiB and a fiftieth of the disk is all that is free."""
 
 MEMORY_LEAST: Final = 64 * 2**20
+SIOCGIFADDR: Final = 0x8915
 
 
 def boot_id() -> str:
@@ -54,18 +55,23 @@ def os_name() -> str:
     return platform.system()
 
 
-def underlay_addresses(exclude: frozenset[str]) -> tuple[str, ...]:
-    """Give this machine's own IPv4 addresses, the one used towards the outside first; ``exclude`` are interfaces of KAT's."""
+def interface_addresses() -> tuple[tuple[str, str], ...]:
+    """Give ``(interface, IPv4 address)`` of each interface's first address."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
-            if name == "lo" or name in exclude:
-                continue
             try:
-                answer = fcntl.ioctl(probe.fileno(), 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
+                answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
             except OSError:
                 continue  # an interface without an IPv4 address
-            found.append(socket.inet_ntoa(answer[20:24]))
+            found.append((name, socket.inet_ntoa(answer[20:24])))
+    return tuple(found)
+
+
+def underlay_addresses(exclude: frozenset[str]) -> tuple[str, ...]:
+    """Give this machine's own IPv4 addresses, the one used towards the outside first; ``exclude`` are interfaces of KAT's."""
+    found = [address for name, address in interface_addresses() if name != "lo" and name not in exclude]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         first = _outward(probe)
     if first in found:
         found.remove(first)

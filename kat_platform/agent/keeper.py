@@ -18,7 +18,8 @@ from kat_platform.agent.journal import Journal
 from kat_platform.agent.memory import InstanceMemory
 from kat_platform.agent.report import Reporter
 from kat_platform.agent.tables import NodeView
-from kat_platform.agent.worker import InstanceWorker, Workshop
+from kat_platform.agent.worker import InstanceWorker
+from kat_platform.agent.workshop import Workshop
 from kat_platform.errors import KatError
 from kat_platform.interfaces.dns import Dns, DnsView
 from kat_platform.interfaces.driver import Collects

@@ -21,6 +21,7 @@ from kat_platform.leader.reconcile import Reconciliation, reconcile
 from kat_platform.leader.verify_plan import verify
 from kat_platform.model.event import Event
 from kat_platform.model.instance import Desired, InstanceRecord
+from kat_platform.observability.metrics import Metrics
 from kat_platform.state.cache import StateCache
 from kat_platform.state.cluster import ClusterState
 from kat_platform.state.events import EventRecorder
@@ -44,11 +45,13 @@ class Controller:
         scheduler: Scheduler,
         recorder: EventRecorder,
         *,
+        metrics: Metrics | None = None,
         contributions: Callable[[], Contributions] = Contributions,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._cache, self._scheduler, self._recorder = store, cache, scheduler, recorder
         self._contributions, self._clock = contributions, clock
+        self._metrics = metrics or Metrics()
         self._wake = asyncio.Event()
         self._seen_plan_faults: frozenset[str] = frozenset()
 
@@ -60,7 +63,9 @@ class Controller:
         try:
             while True:
                 self._wake.clear()
+                started = time.perf_counter()
                 wake_at = await self._pass(leadership, began)
+                self._metrics.observe("kat_leader_round_seconds", time.perf_counter() - started)
                 await self._sleep(wake_at)
         except LeadershipLost as lost:
             log.warning("leadership lost", reason=str(lost))
@@ -90,6 +95,7 @@ class Controller:
             except LeadershipLost:
                 raise
             except Conflict as conflict:
+                self._metrics.count("kat_leader_conflicts_total")
                 log.info("decided on an old state", reason=str(conflict))
                 return now + 0.02
             except Unavailable as error:
@@ -97,6 +103,7 @@ class Controller:
                 return now + 0.5
             for change in changes:
                 log.info("change", what=str(change))
+                self._metrics.count("kat_leader_changes_total", type(change).__name__)
             await self._cache.reached(revision)
         for event in events:
             await self._record(event)
@@ -121,10 +128,14 @@ class Controller:
             return result.changes, []
         queue = pending_instances(state, waiting.values(), result.only_node)
         snapshot = scheduling_snapshot(state, self._contributions())
+        started = time.perf_counter()
         if len(queue) < IN_THREAD:
             plan = self._scheduler.schedule(snapshot, queue)
         else:
             plan = await asyncio.to_thread(self._scheduler.schedule, snapshot, queue)
+        self._metrics.observe("kat_scheduler_seconds", time.perf_counter() - started)
+        self._metrics.count("kat_scheduler_placed_total", by=len(plan.placements))
+        self._metrics.gauge("kat_scheduler_unplaceable", len(plan.unplaceable))
         faults = verify(snapshot, queue, plan)
         if faults:
             return result.changes, self._refuse(faults, now)

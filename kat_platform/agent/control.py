@@ -1,0 +1,153 @@
+"""Control: the control-plane half of an agent. Store, cache, API and leadership, in one process with the worker half."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+import time
+from collections.abc import Callable
+
+import structlog
+
+from kat_platform.agent.local import LocalNode, Places
+from kat_platform.hooks.types import LeadershipChange
+from kat_platform.interfaces.scheduler import Contributions
+from kat_platform.interfaces.store import Change, Leadership
+from kat_platform.leader.controller import Controller
+from kat_platform.leader.election import Election
+from kat_platform.leader.sweep import Sweeper
+from kat_platform.model.cluster import ClusterConfiguration
+from kat_platform.observability.metrics import Metrics
+from kat_platform.pki.authority import Authority
+from kat_platform.pki.tls import client_context, server_context
+from kat_platform.registry.announce import Announcer
+from kat_platform.registry.drivers import Drivers
+from kat_platform.server.agents import AgentDirectory
+from kat_platform.server.app import ApiServer, ServerDeps
+from kat_platform.state import keys
+from kat_platform.state.cache import StateCache
+from kat_platform.state.cluster import ClusterState
+from kat_platform.state.events import EventRecorder
+
+log = structlog.get_logger(__name__)
+
+
+class ControlPlane:
+    """One control-plane node's share in running the cluster."""
+
+    def __init__(
+        self,
+        node: LocalNode,
+        places: Places,
+        drivers: Drivers,
+        announcer: Announcer,
+        authority: Authority,
+        metrics: Metrics,
+        plugins_report: Callable[[], object],
+    ) -> None:
+        self._node, self._places, self._drivers, self._announcer = node, places, drivers, announcer
+        self._authority, self._metrics, self._plugins_report = authority, metrics, plugins_report
+        self.cache = StateCache(drivers.store)
+        self.recorder = EventRecorder(
+            drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics
+        )
+        self._leader_name: str | None = None
+        self._contributions = Contributions()
+
+    async def run(self, listening: asyncio.Event) -> None:
+        """Run until cancelled; ``listening`` is set once the API answers. The store must have been started."""
+        self._contributions = await self._announcer.scheduler_contributions()
+        ca = self._authority.pem()
+        tls = server_context(ca, self._places.certificate, self._places.key)
+        agents = AgentDirectory(self.cache, client_context(ca, self._places.certificate, self._places.key))
+        server = ApiServer(self._deps(tls, agents))
+        spec = self._node.configuration.spec
+        election = Election(
+            self._drivers.store,
+            self._node.node_name,
+            self._term,
+            ttl=max(1, math.ceil(spec.node_loss_timeout_seconds / 4)),
+            on_change=self._on_leadership,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.cache.run(), name="state cache")
+                group.create_task(self.recorder.run(), name="event recorder")
+                await self.cache.synced()
+                await server.start("0.0.0.0", spec.api_port)
+                listening.set()
+                group.create_task(server.wait(), name="api server")
+                group.create_task(election.run(), name="election")
+                group.create_task(self._follow_leader(), name="leader watch")
+                group.create_task(self._announcer.run(), name="hook notifications")
+        finally:
+            await server.stop()
+            await agents.close()
+
+    def _deps(self, tls: ssl.SSLContext, agents: AgentDirectory) -> ServerDeps:
+        return ServerDeps(
+            store=self._drivers.store,
+            cache=self.cache,
+            auth=self._drivers.auth,
+            node_name=self._node.node_name,
+            tls=tls,
+            authority=self._authority,
+            scheduler=self._drivers.scheduler,
+            contributions=self._contributions,
+            announce=self._announcer,
+            cluster_domain=self._node.configuration.spec.cluster_domain,
+            agent_client=agents,
+            leader_info=lambda: self._leader_name,
+            metrics=self._metrics,
+            events=self.recorder,
+            plugins_report=self._plugins_report,
+        )
+
+    async def write_configuration(self, configuration: ClusterConfiguration) -> None:
+        """Make this the cluster's configuration: it was given to this node offline, with ``kat-agent configure``."""
+        revision = await self._drivers.store.put(keys.CLUSTER, configuration.to_json())
+        await self.cache.reached(revision)
+
+    async def _term(self, leadership: Leadership) -> None:
+        controller = Controller(
+            self._drivers.store,
+            self.cache,
+            self._drivers.scheduler,
+            self.recorder,
+            metrics=self._metrics,
+            contributions=lambda: self._contributions,
+        )
+        sweeper = Sweeper(self._drivers.store, self.cache)
+        async with asyncio.TaskGroup() as group:
+            sweeping = group.create_task(sweeper.run(leadership), name="sweeper")
+            await controller.lead(leadership)
+            sweeping.cancel()
+
+    def _on_leadership(self, leads: bool) -> None:
+        self._metrics.gauge("kat_leader", 1 if leads else 0)
+        if leads:
+            self._metrics.count("kat_leader_elections_total")
+            self._leader_name = self._node.node_name
+        elif self._leader_name == self._node.node_name:
+            self._leader_name = None
+        self._announcer.leadership_changed(LeadershipChange(self._node.node_name, leads))
+
+    async def _follow_leader(self) -> None:
+        """Learn who leads whenever the election's keys change."""
+        changed = asyncio.Event()
+        changed.set()
+
+        def look(_state: ClusterState, changes: tuple[Change, ...]) -> None:
+            if any(change.entry.key.startswith(keys.ELECTION) for change in changes):
+                changed.set()
+
+        stop = self.cache.subscribe(look)
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                leadership = await self._drivers.store.leader(keys.ELECTION)
+                self._leader_name = None if leadership is None else leadership.candidate
+        finally:
+            stop()

@@ -1,0 +1,170 @@
+"""Daemon: the composition root of ``kat-agent run``. Loads the plugins, starts the parts in order, ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from kat_platform.agent.control import ControlPlane
+from kat_platform.agent.link import ApiLink
+from kat_platform.agent.local import AgentLock, LocalNode, Places, load_node, save_node
+from kat_platform.agent.node import NodeAgent
+from kat_platform.errors import KatError
+from kat_platform.interfaces.driver import Capability, Driver, DriverContext
+from kat_platform.model.cluster import ClusterConfiguration
+from kat_platform.model.node import NodeRole
+from kat_platform.observability.metrics import Metrics
+from kat_platform.pki.authority import CERTIFICATE_FILE, Authority
+from kat_platform.pki.files import read_public
+from kat_platform.pki.tls import client_context, server_context
+from kat_platform.registry.catalog import Catalog
+from kat_platform.registry.plugins import Plugins, load_plugins
+from kat_platform.registry.report import inspect_plugins
+
+log = structlog.get_logger(__name__)
+
+
+def chosen_drivers(configuration: ClusterConfiguration) -> dict[Capability, str]:
+    """Give the driver's name for each capability."""
+    return {capability: getattr(configuration.spec.plugins, capability.value) for capability in Capability}
+
+
+def plugins_for(node: LocalNode, places: Places) -> Plugins:
+    """Load what the configuration chooses; raises one ``PluginError`` with every fault."""
+    spec = node.configuration.spec
+
+    def context(capability: Capability, name: str) -> DriverContext:
+        return places.context(node, capability, name)
+
+    return load_plugins(chosen_drivers(node.configuration), spec.plugin_config, context, Catalog.read())
+
+
+class Daemon:
+    """One running agent."""
+
+    def __init__(self, data_path: Path) -> None:
+        self._places = Places(data_path)
+        self._node = load_node(self._places)
+        self._lock = AgentLock(self._places)
+        self._metrics = Metrics()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT; raises when a part breaks that the agent cannot go on without."""
+        self._lock.acquire()
+        try:
+            plugins = plugins_for(self._node, self._places)
+            await self._serve(plugins)
+        finally:
+            self._lock.release()
+
+    async def _serve(self, plugins: Plugins) -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        started: list[Driver] = []
+        work = asyncio.create_task(self._work(plugins, started), name="agent")
+        ending = asyncio.create_task(stopping.wait(), name="signals")
+        try:
+            await asyncio.wait((work, ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            log.info("stopping", containers="left running")
+            for task in (work, ending):
+                task.cancel()
+            await asyncio.gather(work, ending, return_exceptions=True)
+            await _stop_all(started)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error
+
+    async def _work(self, plugins: Plugins, started: list[Driver]) -> None:
+        drivers = plugins.drivers
+        control_plane = self._node.role is NodeRole.CONTROL_PLANE
+        wanted = [d for c, d in drivers.all() if c is not Capability.STORE or control_plane]
+        async with asyncio.TaskGroup() as group:
+            for driver in wanted:
+                group.create_task(_start(driver, started), name=f"start {driver.info.name}")
+        listening = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            if control_plane:
+                control = ControlPlane(
+                    self._node,
+                    self._places,
+                    drivers,
+                    plugins.announcer,
+                    Authority.load(self._places.pki),
+                    self._metrics,
+                    self._plugins_report,
+                )
+                group.create_task(control.run(listening), name="control plane")
+                group.create_task(self._take_over_pending(control, listening), name="pending configuration")
+            group.create_task(self._worker(plugins).run(), name="node")
+
+    def _worker(self, plugins: Plugins) -> NodeAgent:
+        places, node = self._places, self._node
+        ca = read_public(places.pki / CERTIFICATE_FILE)
+        endpoints = node.api_endpoints or (f"https://127.0.0.1:{node.configuration.spec.api_port}",)
+        link = ApiLink(node.node_name, endpoints, client_context(ca, places.certificate, places.key))
+        own_tls = server_context(ca, places.certificate, places.key, require_client=True)
+        return NodeAgent(
+            node,
+            places,
+            plugins.drivers,
+            link,
+            own_tls,
+            plugin_facts=plugins.announcer.node_facts,
+            on_configuration=self._on_configuration,
+        )
+
+    def _on_configuration(self, configuration: ClusterConfiguration, endpoints: tuple[str, ...]) -> None:
+        """Keep the cluster's configuration on disk, for the next start."""
+        if self._places.pending.exists():
+            return  # the operator's own, given offline, goes first
+        known = self._node
+        fresh = known.model_copy(
+            update={"configuration": configuration, "api_endpoints": endpoints or known.api_endpoints}
+        )
+        if fresh != known:
+            self._node = fresh
+            save_node(self._places, fresh)
+            if configuration.spec.plugins != known.configuration.spec.plugins:
+                log.warning("the configuration chooses other plugins: restart kat-agent to use them")
+
+    async def _take_over_pending(self, control: ControlPlane, listening: asyncio.Event) -> None:
+        """Write a configuration that was given offline into the store, now that the agent runs with it."""
+        await listening.wait()
+        if not self._places.pending.exists():
+            return
+        await control.write_configuration(self._node.configuration)
+        self._places.pending.unlink()
+        save_node(self._places, self._node)
+        log.info("configuration taken over by the cluster")
+
+    def _plugins_report(self) -> object:
+        spec = self._node.configuration.spec
+        return inspect_plugins(chosen_drivers(self._node.configuration), spec.plugin_config, Catalog.read()).to_wire()
+
+
+async def _start(driver: Driver, started: list[Driver]) -> None:
+    log.info("starting", driver=driver.info.name, version=driver.info.version)
+    started.append(driver)
+    await driver.start()
+
+
+async def _stop_all(drivers: list[Driver]) -> None:
+    for driver in reversed(drivers):
+        try:
+            async with asyncio.timeout(10.0):
+                await driver.stop()
+        except (KatError, TimeoutError) as error:
+            log.warning("driver did not stop in order", driver=driver.info.name, error=str(error))
+
+
+def run_daemon(data_path: Path, *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> None:
+    """Run an agent in this process to its end; raises what ended it."""
+    daemon = Daemon(data_path)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(daemon.run())

@@ -1,0 +1,262 @@
+"""Node: the worker half of an agent. Talks to the API only, and goes on alone when the API is out of reach."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from kat_platform import __version__
+from kat_platform.agent import facts
+from kat_platform.agent.endpoint import AgentEndpoint
+from kat_platform.agent.journal import Journal
+from kat_platform.agent.keeper import Keeper, Settings
+from kat_platform.agent.link import ApiLink, forever
+from kat_platform.agent.local import LocalNode, Places
+from kat_platform.agent.report import Reporter
+from kat_platform.agent.tables import NodeView, fold
+from kat_platform.errors import HostNotReady, KatError
+from kat_platform.hooks.types import NodeFacts
+from kat_platform.interfaces.dns import ListenAddress
+from kat_platform.interfaces.driver import Health
+from kat_platform.interfaces.network import NodeNetwork
+from kat_platform.model.cluster import ClusterConfiguration
+from kat_platform.model.node import Condition, NodeReport
+from kat_platform.registry.drivers import Drivers
+
+log = structlog.get_logger(__name__)
+
+LOOK_AROUND: Final = 5
+"""The host's facts and the drivers' health are looked at every so many ticks."""
+
+SAVE_DELAY: Final = 1.0
+"""Seconds for which changes of the view gather before it is written down for a time without the control plane."""
+
+
+class NodeAgent:
+    """Runs this node's instances by what the API says, and reports back."""
+
+    def __init__(
+        self,
+        node: LocalNode,
+        places: Places,
+        drivers: Drivers,
+        link: ApiLink,
+        endpoint_tls: ssl.SSLContext,
+        *,
+        plugin_facts: Callable[[], Awaitable[NodeFacts]],
+        on_configuration: Callable[[ClusterConfiguration, tuple[str, ...]], None],
+    ) -> None:
+        self._node, self._places, self._drivers, self._link = node, places, drivers, link
+        self._endpoint_tls = endpoint_tls
+        self._plugin_facts, self._on_configuration = plugin_facts, on_configuration
+        self._spec = node.configuration.spec
+        self._journal = Journal(places.journal)
+        self.reporter = Reporter(node.node_name, link)
+        self._items: dict[str, Any] = {}
+        self._view = NodeView(node.node_name)
+        self._has_subnet = asyncio.Event()
+        self._keeper: Keeper | None = None
+        self._complete = False
+        self._unsaved = asyncio.Event()
+        self._sent_report: NodeReport | None = None
+        self._public_key = ""
+        self._look_now = asyncio.Event()
+        self.detached = True
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        self._public_key = await self._drivers.network.public_key()
+        self._take_items(self._journal.load_view(), complete=False)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(forever("view stream", self._follow_view), name="view")
+            group.create_task(self.reporter.run(), name="reports")
+            group.create_task(self._tick(), name="tick")
+            group.create_task(self._save_views(), name="view journal")
+            group.create_task(self._keep_instances(), name="instances")
+
+    # --- the view ---------------------------------------------------------------------------------------------
+
+    async def _follow_view(self) -> None:
+        fresh: dict[str, Any] | None = {}
+        try:
+            async for line in self._link.view():
+                if "key" in line:
+                    if fresh is not None:
+                        fresh[line["key"]] = line["body"]
+                    else:
+                        self._take_items({line["key"]: line["body"]}, complete=True)
+                elif "synced" in line and fresh is not None:
+                    gone = {key: None for key in self._items if key not in fresh}
+                    self._take_items({**fresh, **gone}, complete=True)
+                    fresh = None
+                    self._attached()
+        finally:
+            self._complete = False
+            if not self.detached:
+                self.detached = True
+                log.warning("detached from the control plane: going on with what was last known")
+
+    def _attached(self) -> None:
+        self.detached = False
+        log.info("attached to the control plane")
+        if self._keeper is not None:
+            self.reporter.everything_again(self._keeper.statuses())
+
+    def _take_items(self, items: Mapping[str, Any | None], *, complete: bool) -> None:
+        try:
+            view = fold(self._view, items)
+        except ValueError as error:
+            raise HostNotReady(f"the API's view cannot be read by this version of KAT: {str(error)[:300]}") from error
+        for key, body in items.items():
+            if body is None:
+                self._items.pop(key, None)
+            else:
+                self._items[key] = body
+        self._view, self._complete = view, complete
+        if view.cluster is not None and "cluster" in items:
+            self._on_configuration(view.cluster.configuration, view.cluster.api_endpoints)
+            self._link.set_endpoints(view.cluster.api_endpoints)
+        if view.subnet is not None:
+            self._has_subnet.set()
+        if self._keeper is not None:
+            self._keeper.publish(view, complete=complete)
+        self._unsaved.set()
+
+    async def _save_views(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            await asyncio.sleep(SAVE_DELAY)
+            self._unsaved.clear()
+            try:
+                self._journal.save_view(self._items)
+            except OSError as error:
+                log.warning("view not journalled", error=str(error))
+
+    # --- instances ----------------------------------------------------------------------------------------------
+
+    async def _keep_instances(self) -> None:
+        await self._has_subnet.wait()
+        subnet = self._view.subnet
+        assert subnet is not None
+        spec, drivers = self._spec, self._drivers
+        network = NodeNetwork(
+            self._node.node_name, subnet, spec.cluster_cidr, spec.service_cidr, listen_port=spec.wireguard_port
+        )
+        gateway = network.gateway.ip
+        await _until_done("network", lambda: drivers.network.configure(network))
+        own = facts.underlay_addresses(frozenset(self._own_interfaces(str(gateway))))
+        await drivers.dns.set_upstreams(facts.resolvers(frozenset({str(gateway)})))
+        await _until_done("DNS", lambda: drivers.dns.listen((ListenAddress(gateway),)))
+        settings = Settings(
+            node=self._node.node_name,
+            subnet=subnet,
+            domain=spec.cluster_domain,
+            volume_base=Path(spec.volume_base_path),
+            boot_id=facts.boot_id(),
+            node_addresses=tuple(IPv4Address(address) for address in own),
+        )
+        keeper = Keeper(
+            settings, drivers.runtime, drivers.network, drivers.dns, self._journal, self.reporter, time.time
+        )
+        await _until_done("containers", keeper.adopt)
+        endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, self._endpoint_tls)
+        await _until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(keeper.run(), name="keeper")
+                keeper.start_workers()
+                self._keeper = keeper
+                self._look_now.set()
+                keeper.publish(self._view, complete=self._complete)
+                self.reporter.everything_again(keeper.statuses())
+                await _until_done("collecting", keeper.collect)
+        finally:
+            self._keeper = None
+            await endpoint.stop()
+
+    @staticmethod
+    def _own_interfaces(gateway: str) -> list[str]:
+        return [name for name, address in facts.interface_addresses() if address == gateway]
+
+    # --- the node itself ------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        count = 0
+        while True:
+            try:
+                if count % LOOK_AROUND == 0 or self._sent_report is None:
+                    await self._look_around()
+                await self._link.heartbeat(self._spec.node_loss_timeout_seconds)
+            except KatError as error:
+                log.info("no heartbeat", error=str(error))
+            count += 1
+            try:
+                async with asyncio.timeout(self._spec.agent_tick_seconds):
+                    await self._look_now.wait()
+                self._look_now.clear()
+                count = 0
+            except TimeoutError:
+                pass  # the ordinary tick
+
+    async def _look_around(self) -> None:
+        versions, conditions = await self._drivers_health()
+        plugin = await self._plugin_facts()
+        ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
+        report = facts.node_report(
+            data_path=self._places.data,
+            addresses=facts.underlay_addresses(frozenset(ours)),
+            public_key=self._public_key,
+            listen_port=self._spec.wireguard_port,
+            versions=versions,
+            facts=plugin.labels,
+            extra=conditions,
+            images=(),
+        )
+        if report != self._sent_report:
+            self._sent_report = report
+            self.reporter.node(report.model_copy(update={"reported_at": time.time()}))
+
+    async def _drivers_health(self) -> tuple[dict[str, str], tuple[Condition, ...]]:
+        versions = {"agent": __version__}
+        failed, poor = [], []
+        for capability, driver in self._drivers.all():
+            versions[capability.value] = f"{driver.info.name} {driver.info.version}"
+            status = await driver.status()
+            if status.health is Health.FAILED:
+                failed.append(f"{capability.value}: {status.message}")
+            elif status.health is Health.DEGRADED:
+                poor.append(f"{capability.value}: {status.message}")
+        configured = self._keeper is not None
+        conditions = (
+            Condition(
+                type="Ready",
+                status=configured and not failed,
+                reason="DriverFailed" if failed else "Ready" if configured else "Starting",
+                message="; ".join(failed),
+            ),
+            Condition(
+                type="DriversHealthy", status=not failed and not poor, reason="Drivers", message="; ".join(failed + poor)
+            ),
+            Condition(type="NetworkReady", status=configured, reason="Configured" if configured else "Starting"),
+        )
+        return versions, conditions
+
+
+async def _until_done(what: str, work: Callable[[], Awaitable[Any]]) -> None:
+    """Try until it works: a node that cannot do it now must not give up on the instances it runs."""
+    pause = 0.5
+    while True:
+        try:
+            await work()
+            return
+        except KatError as error:
+            log.error(f"{what} not ready", error=str(error), retry_in=pause)
+            await asyncio.sleep(pause)
+            pause = min(10.0, pause * 2)

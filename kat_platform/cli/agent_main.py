@@ -1,0 +1,215 @@
+"""kat-agent: the daemon's command line. Few commands, each says what it does and what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from kat_platform import __version__
+from kat_platform.errors import KatError, UsageError
+
+if TYPE_CHECKING:
+    from kat_platform.model.cluster import ClusterConfiguration
+
+DEFAULT_DATA_PATH: Final = "/var/lib/kat"
+
+_data_path = click.option(
+    "--data-path",
+    envvar="KAT_DATA_PATH",
+    type=click.Path(path_type=Path),
+    default=None,
+    help=f"Folder of the node's own files. Default: {DEFAULT_DATA_PATH}, or dataPath of --config.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run this machine as a node of a KAT cluster."""
+
+
+@cli.command()
+@click.option("--config", "config", type=click.Path(path_type=Path), help="cluster.kat to check the host for.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+def check(config: Path | None, output: str) -> None:
+    """Tell whether this host can run KAT, and what to install or change if not."""
+    from kat_platform.agent.bootstrap import check_host
+
+    results = asyncio.run(check_host(_configuration(config)))
+    if output == "json":
+        rows = [{"name": r.name, "ok": r.ok, "required": r.required, "message": r.message, "remedy": r.remedy} for r in results]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for result in results:
+            mark = "ok  " if result.ok else "FAIL" if result.required else "warn"
+            click.echo(f"{mark}  {result.name}: {result.message}")
+            if not result.ok and result.remedy:
+                click.echo(f"      → {result.remedy}")
+    if any(result.required and not result.ok for result in results):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--config", "config", type=click.Path(path_type=Path), help="cluster.kat of the new cluster.")
+@click.option("--name", "name", help="Name of this node. Default: the host's name.")
+@_data_path
+def init(config: Path | None, name: str | None, data_path: Path | None) -> None:
+    """Make this machine the first node of a new cluster."""
+    from kat_platform.agent.bootstrap import init as make
+    from kat_platform.agent.local import Places
+    from kat_platform.cli.context import add_context
+
+    configuration = _configuration(config)
+    places = Places(data_path or Path(configuration.spec.data_path))
+    node_name = name or _host_name()
+    made = asyncio.run(make(places, configuration, node_name))
+    where = add_context(
+        made.node.cluster_id, server=made.server, ca=made.ca, certificate=made.certificate, key=made.key
+    )
+    click.echo(f"initialised: node '{made.node.node_name}' of cluster '{made.node.cluster_id}' in {places.data}")
+    click.echo(f"katcall's context is in {where}")
+    click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
+
+
+@cli.command()
+@_data_path
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", envvar="KAT_LOG")
+def run(data_path: Path | None, log_level: str) -> None:
+    """Run the agent in the foreground until it is told to end. Containers go on without it."""
+    from kat_platform.agent.daemon import run_daemon
+    from kat_platform.observability.logging import configure
+
+    configure(level=log_level)
+    try:
+        run_daemon(_data(data_path), loop_factory=_loop_factory())
+    except ExceptionGroup as group:
+        error = _first_of_ours(group)
+        if error is None:
+            raise
+        raise error from None
+
+
+@cli.command()
+@click.option("--config", "config", type=click.Path(path_type=Path), required=True, help="The new cluster.kat.")
+@_data_path
+def configure(config: Path, data_path: Path | None) -> None:
+    """Change the configuration while the agent is stopped, e.g. to get away from a plugin that does not start."""
+    from kat_platform.agent.local import Places, load_node
+    from kat_platform.agent.settings import refuse_fixed_changes
+    from kat_platform.pki.files import write_whole
+
+    places = Places(_data(data_path))
+    node = load_node(places)
+    fresh = _configuration(config)
+    refuse_fixed_changes(node.configuration, fresh)
+    write_whole(places.pending, fresh.to_json())
+    click.echo("the agent takes this configuration into use at its next start, and then the cluster's is the same")
+
+
+@cli.command()
+@_data_path
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--delete-volumes", is_flag=True, help="Remove the volumes' data as well.")
+def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
+    """Remove everything KAT made on this machine. Volumes stay unless --delete-volumes; backups stay always."""
+    from kat_platform.agent.local import Places, load_node
+    from kat_platform.agent.teardown import kept_paths
+    from kat_platform.agent.teardown import reset as take_away
+    from kat_platform.cli.context import remove_context
+
+    places = Places(_data(data_path))
+    node = load_node(places)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("without a terminal nothing is removed unless --yes is given")
+        click.confirm(f"Remove node '{node.node_name}' with all its containers?", abort=True)
+    problems = asyncio.run(take_away(places, keep_volumes=not delete_volumes, progress=click.echo))
+    for problem in problems:
+        click.echo(f"not removed: {problem}", err=True)
+    if problems:
+        click.echo("mend this and run 'kat-agent reset' again", err=True)
+        sys.exit(1)
+    remove_context(node.cluster_id)
+    for path in kept_paths(node, keep_volumes=not delete_volumes):
+        click.echo(f"kept: {path}")
+    click.echo("nothing else of KAT is left on this machine")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"kat-agent {__version__}")
+
+
+def _configuration(path: Path | None) -> ClusterConfiguration:
+    from kat_platform.model.cluster import ClusterConfiguration
+    from kat_platform.model.meta import Metadata
+    from kat_platform.quadlet.parser import parse_cluster
+
+    if path is None:
+        return ClusterConfiguration(metadata=Metadata(name="cluster"))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    return parse_cluster(data, str(path))
+
+
+def _data(path: Path | None) -> Path:
+    return path or Path(DEFAULT_DATA_PATH)
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
+    return name[:63] or "node"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Use uvloop where it is installed: the name server answers about twice as fast with it."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> KatError | None:
+    for error in group.exceptions:
+        found = _first_of_ours(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, KatError):
+            return found
+    return None
+
+
+def main() -> None:
+    """Run ``kat-agent``; errors of KAT's become one clear line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except KatError as error:
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"       {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("aborted: nothing more is done", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2 if isinstance(error, click.UsageError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
