@@ -186,4 +186,3 @@ def _bridge_netfilter() -> CheckResult:
     path = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     state = path.read_text().strip() if path.exists() else "absent"
     return CheckResult("bridge netfilter", True, f"{state}; containers are routed, not bridged, so either will do")
-

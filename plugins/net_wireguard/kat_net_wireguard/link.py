@@ -114,9 +114,7 @@ def attach(names: Names, network: NodeNetwork, wanted: Attachment) -> None:
         os.close(namespace)
 
 
-def _attach(
-    kernel: netlink.Netlink, names: Names, network: NodeNetwork, wanted: Attachment, namespace: int
-) -> None:
+def _attach(kernel: netlink.Netlink, names: Names, network: NodeNetwork, wanted: Attachment, namespace: int) -> None:
     inode, address = os.fstat(namespace).st_ino, wanted.address.ip
     present = _ours(kernel, names)
     near: rtnetlink.Link | None = None

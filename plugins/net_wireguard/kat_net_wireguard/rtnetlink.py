@@ -185,4 +185,3 @@ def set_neighbour(kernel: Netlink, index: int, address: IPv4Address, mac: bytes)
 def open_here() -> Netlink:
     """Open a route socket in the calling thread's network namespace."""
     return Netlink(ROUTE)
-

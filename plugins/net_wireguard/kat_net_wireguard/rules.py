@@ -90,7 +90,8 @@ def _chains(names: Names, network: NodeNetwork, trusted: tuple[IPv4Network, ...]
             f"oifname {veths} goto inbound",
             f"oifname {tunnel} goto overlay",
         ],
-        "output": [f"oifname {bridge} goto refuse", gone],
+        # In this hook a translated packet still carries the interface it was first routed to.
+        "output": ["ct status dnat accept", f"oifname {bridge} goto refuse", gone],
         "inbound": [
             "ip daddr vmap @isolated",
             f"iifname {veths} accept",
