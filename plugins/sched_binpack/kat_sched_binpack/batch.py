@@ -105,6 +105,8 @@ class Batch:
             if i is not None:
                 score = scorer.of(i)
                 stale = self._seat(request, pending, i, score)
+                if number + 1 == len(group.members):
+                    return
                 if stale:
                     ranking.rebuild()
                 else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 from kat_platform.interfaces.scheduler import AffinityTerm, Demand, PendingInstance, Taint
 from kat_sched_binpack import amounts
@@ -41,6 +40,8 @@ class Request:
         self.static = fleet.static(demand)
         self.picky = bool(demand.host_ports or demand.gpu is not None or fleet.contributions.filters)
         self.rules = self._rules()
+        self.wishes: list[Wish] = self._wishes()
+        """The preferred terms, their weights scaled so that all of them together are 100."""
 
     @classmethod
     def of(cls, fleet: Fleet, pending: PendingInstance) -> Request:
@@ -73,12 +74,12 @@ class Request:
             return frozenset() if i is None else frozenset({place_of[i]}) - {nowhere}
         return frozenset(place for place, mark in zip(place_of, self.static, strict=True) if mark) - {nowhere}
 
-    @cached_property
-    def wishes(self) -> list[Wish]:
-        """The preferred terms, their weights scaled so that all of them together are 100."""
+    def _wishes(self) -> list[Wish]:
         demand, relations = self.demand, self.fleet.relations
         terms: list[tuple[AffinityTerm, int]] = [(term, 1) for term in demand.affinity.preferred]
         terms += [(term, -1) for term in demand.anti_affinity.preferred]
+        if not terms:
+            return []
         whole = sum(max(term.weight, 1) for term, _ in terms)
         return [
             Wish(
@@ -95,7 +96,7 @@ class Request:
             return False
         if (self.cpu and self.cpu > fleet.free_cpu[i]) or (self.memory and self.memory > fleet.free_memory[i]):
             return False
-        if not all(rule.allows(rule.tally.place_of[i]) for rule in self.rules):
+        if self.rules and not all(rule.allows(rule.tally.place_of[i]) for rule in self.rules):
             return False
         single = self.single
         if single is not None and (fleet.nodes[i].name != single or self.demand.pinned_to not in (None, single)):
@@ -113,6 +114,8 @@ class Request:
 
     def placed_on(self, i: int) -> bool:
         """Take in that an instance of this request went to node ``i``; tell whether other nodes' answers may differ."""
+        if not self.rules and not self.wishes:
+            return False
         stale = [rule.stale_after(rule.tally.place_of[i]) for rule in self.rules]
         stale += [wish.stale_after(self.demand, wish.tally.place_of[i]) for wish in self.wishes]
         return any(stale)

@@ -7,8 +7,6 @@ same floating-point numbers in the same order and comes to the very same sums.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from kat_platform.interfaces.scheduler import Demand
 from kat_sched_binpack.config import BinpackConfig
 from kat_sched_binpack.feasible import Request
@@ -28,20 +26,13 @@ class Scorer:
         self.mates = fleet.workloads.setdefault((demand.namespace, demand.workload), {})
         """How many instances of the workload each node has; kept true by the fleet."""
         self.avoided = [fleet.index[name] for name in sorted(request.avoid) if name in fleet.index]
-
-    @cached_property
-    def image_nodes(self) -> list[int]:
+        self.image_nodes: list[int] = fleet.images.get(demand.image, []) if demand.image and config.image else []
         """Nodes that have the image; none where that does not count."""
-        image = self.request.demand.image
-        return self.request.fleet.images.get(image, []) if image and self.config.image else []
-
-    @cached_property
-    def _with_image(self) -> frozenset[int]:
-        return frozenset(self.image_nodes)
-
-    @cached_property
-    def unwelcome(self) -> dict[int, float]:
+        self.unwelcome: dict[int, float] = self._unwelcome() if fleet.tainted else {}
         """What PreferNoSchedule taints take off, by node."""
+        self._image = demand.image if self.image_nodes else ""
+
+    def _unwelcome(self) -> dict[int, float]:
         fleet, weight = self.request.fleet, self.config.prefer_no_schedule
         counts = {i: soft_taints(fleet.nodes[i], self.request.demand) for i in fleet.tainted}
         return {i: weight * 100.0 * count for i, count in counts.items() if count}
@@ -54,9 +45,10 @@ class Scorer:
             request.memory * fleet.memory_unit[i] + fleet.memory_load[i],
         )
         score = packing * self.config.packing
-        if i in self._with_image:
+        if self._image and self._image in fleet.nodes[i].images:
             score += self.config.image * 100.0
-        score -= self.unwelcome.get(i, 0.0)
+        if self.unwelcome:
+            score -= self.unwelcome.get(i, 0.0)
         for wish in request.wishes:
             score += wish.value(wish.tally.place_of[i]) * self.config.preferred
         for _, weight, ask in fleet.contributions.scores:
