@@ -47,9 +47,7 @@ def redact(value: Any, depth: int = 0) -> Any:
 
 def redact_event(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Take secrets out of a log record: the last processor before it is written."""
-    return {
-        key: HIDDEN if _SECRET_KEYS.search(key) and value else redact(value) for key, value in event.items()
-    }
+    return {key: HIDDEN if _SECRET_KEYS.search(key) and value else redact(value) for key, value in event.items()}
 
 
 def configure(*, level: str = "info", stream: TextIO | None = None, as_json: bool | None = None) -> None:

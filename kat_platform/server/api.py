@@ -1,0 +1,106 @@
+"""Api: what the routes work with. Given to every handler; holds no state of a request."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from kat_platform.interfaces.auth import Auth, Identity, Verb
+from kat_platform.interfaces.scheduler import Contributions, Scheduler
+from kat_platform.interfaces.store import Store
+from kat_platform.observability.metrics import Metrics
+from kat_platform.pki.authority import Authority
+from kat_platform.registry.announce import Announcer
+from kat_platform.server.access import IDENTITY, Access
+from kat_platform.server.audit import AuditLog
+from kat_platform.server.node_leases import NodeLeases
+from kat_platform.server.node_view import SharedItems
+from kat_platform.server.objects import Objects
+from kat_platform.server.streams import Streams
+from kat_platform.state.cache import StateCache
+from kat_platform.state.cluster import ClusterState
+from kat_platform.state.events import EventRecorder
+from kat_platform.state.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTarget:
+    """Where a node's agent answers, and the session that speaks mTLS with it; ``server_hostname`` is checked."""
+
+    url: str
+    session: aiohttp.ClientSession
+    tls: ssl.SSLContext
+    server_hostname: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDeps:
+    """What the API server is given by the composition root."""
+
+    store: Store
+    cache: StateCache
+    auth: Auth
+    node_name: str
+    tls: ssl.SSLContext
+    """Made by ``pki.tls.server_context``: a client certificate is checked when one is sent."""
+    authority: Authority | None = None
+    scheduler: Scheduler | None = None
+    contributions: Contributions = Contributions()  # noqa: RUF009 - immutable
+    announce: Announcer = field(default_factory=Announcer)
+    cluster_domain: str = "kat.cluster.local"
+    agent_client: Callable[[str], AgentTarget] | None = None
+    """Finds a node's agent, for logs and exec; raises ``Unavailable``. See ``server.agents.AgentDirectory``."""
+    leader_info: Callable[[], str | None] = lambda: None
+    """Name of the node that leads, as far as this one knows."""
+    metrics: Metrics = field(default_factory=Metrics)
+    events: EventRecorder | None = None
+    """The process's recorder; it must be running. Without one the server runs its own."""
+    plugins_report: Callable[[], Any] = list
+    """What is installed, chosen and refused, as JSON."""
+    now: Callable[[], float] = time.time
+
+
+class Api:
+    """The parts of one running server."""
+
+    def __init__(self, deps: ServerDeps) -> None:
+        self.deps = deps
+        self.now = deps.now
+        self.metrics = deps.metrics
+        self.repository = Repository(deps.store)
+        self.objects = Objects(deps.cache)
+        self.access = Access(deps.auth, deps.now)
+        self.audit = AuditLog(deps.store, now=deps.now, metrics=deps.metrics)
+        self.events = deps.events or EventRecorder(
+            deps.store, now=deps.now, announce=deps.announce.event_recorded, metrics=deps.metrics
+        )
+        self.leases = NodeLeases(deps.store, lambda: self.state.configuration)
+        self.streams = Streams(deps.metrics)
+        self.shared = SharedItems(self.objects)
+        self.reported: dict[str, int] = {}
+        """Revision of the last report of each node that this server has written."""
+        self.openapi: bytes = b"{}"
+
+    @property
+    def state(self) -> ClusterState:
+        """The newest state."""
+        return self.deps.cache.state
+
+    def caller(self, request: web.Request) -> Identity:
+        """Give who is calling."""
+        identity: Identity = request[IDENTITY]
+        return identity
+
+    def allow(self, request: web.Request, verb: Verb, resource: str, namespace: str | None, name: str = "") -> None:
+        """Raise ``Denied`` unless the caller may do this too."""
+        self.access.check(self.caller(request), verb, resource, namespace, name)
+
+    async def caught_up(self, revision: int) -> None:
+        """Wait until this server's own state has a write, so that the caller reads what it wrote."""
+        await self.deps.cache.reached(revision)
