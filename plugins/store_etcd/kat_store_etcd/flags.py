@@ -1,0 +1,111 @@
+"""How etcd is called: pure functions from the configuration to arguments and environment.
+
+Flags changed their names over etcd's versions (``--experimental-X`` became ``--X``), so what an installed etcd
+knows is read from its own ``--help`` and each setting takes the first of its names that is known.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kat_store_etcd.config import EtcdConfig
+
+SOCKET_NAME = "client.sock:0"
+"""The client socket, in etcd's working folder. etcd wants a port in the URL and makes it part of the name."""
+
+MAX_OPERATIONS = 10_000
+MAX_REQUEST_BYTES = 10 * 1024 * 1024
+
+CATCH_UP_ENTRIES = 1000
+PROGRESS_SECONDS = 30
+
+_ARCHITECTURES = {"aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "i686": "386", "riscv64": "riscv64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this member is; kept beside the data, since the data belong to it."""
+
+    name: str
+    peer_url: str
+    initial_cluster: str
+    state: str = "new"
+    token: str = "kat"
+
+
+def known_flags(help_text: str) -> frozenset[str]:
+    """Find the names of all flags in etcd's ``--help``."""
+    return frozenset(re.findall(r"^\s+--([a-z0-9-]+)", help_text, re.MULTILINE))
+
+
+def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: frozenset[str]) -> list[str]:
+    """Make etcd's arguments: clients on a Unix socket in the working folder only, peers on the peer URL only."""
+    flags: dict[str, str] = {
+        "name": identity.name,
+        "data-dir": data_dir,
+        "listen-client-urls": f"unix://{SOCKET_NAME}",
+        "advertise-client-urls": f"unix://{SOCKET_NAME}",
+        "listen-peer-urls": config.peer_listen_url or identity.peer_url,
+        "initial-advertise-peer-urls": identity.peer_url,
+        "initial-cluster": identity.initial_cluster,
+        "initial-cluster-state": identity.state,
+        "initial-cluster-token": identity.token,
+        "heartbeat-interval": str(config.heartbeat_interval_ms),
+        "election-timeout": str(config.election_timeout_ms),
+        "auto-compaction-mode": config.compaction_mode,
+        "auto-compaction-retention": config.compaction_retention,
+        "quota-backend-bytes": str(config.quota_mib * 1024 * 1024),
+        "snapshot-count": str(config.snapshot_count),
+        "max-snapshots": "2",
+        "max-wals": "2",
+        "max-txn-ops": str(MAX_OPERATIONS),
+        "max-request-bytes": str(MAX_REQUEST_BYTES),
+        "logger": "zap",
+        "log-outputs": "stderr",
+        "log-level": "warn",
+    }
+    if config.peer_cert_file:
+        flags |= {
+            "peer-cert-file": config.peer_cert_file,
+            "peer-key-file": config.peer_key_file,
+            "peer-trusted-ca-file": config.peer_ca_file,
+            "peer-client-cert-auth": "true",
+        }
+    flags |= _first_known(
+        known,
+        ("true", ("pre-vote",)),
+        ("false", ("enable-grpc-gateway",)),
+        (f"{PROGRESS_SECONDS}s", ("watch-progress-notify-interval", "experimental-watch-progress-notify-interval")),
+        (str(CATCH_UP_ENTRIES), ("snapshot-catchup-entries", "experimental-snapshot-catchup-entries")),
+    )
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def _first_known(known: frozenset[str], *settings: tuple[str, Iterable[str]]) -> Mapping[str, str]:
+    chosen: dict[str, str] = {}
+    for value, names in settings:
+        name = next((name for name in names if name in known), None)
+        if name is not None:
+            chosen[name] = value
+    return chosen
+
+
+def base_environment() -> dict[str, str]:
+    """Make the environment for any of etcd's programs: nothing of the agent's, since they read every ``ETCD_*``."""
+    made = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ETCDCTL_API": "3"}
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if architecture is not None:
+        made["ETCD_UNSUPPORTED_ARCH"] = architecture  # etcd 3.4 starts on these only when told that one knows
+    return made
+
+
+def environment(config: EtcdConfig) -> dict[str, str]:
+    """Make the environment of the server."""
+    made = base_environment() | {"GOGC": str(config.gc_percent)}
+    made.pop("ETCDCTL_API")
+    if config.memory_limit_mib:
+        made["GOMEMLIMIT"] = f"{config.memory_limit_mib}MiB"
+    return made

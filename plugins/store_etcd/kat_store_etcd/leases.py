@@ -1,0 +1,140 @@
+"""Leases: granted, renewed one request at a time, and watched over by a local deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import structlog
+from aetcd import rpc
+from grpc.aio import EOF, AioRpcError
+
+from kat_platform.errors import InvalidInput, KatError, NotFound, StoreError
+from kat_platform.interfaces.store import Lease
+from kat_store_etcd.client import EtcdClient
+from kat_store_etcd.faults import translate
+
+log = structlog.get_logger(__name__)
+
+
+def now() -> float:
+    """Tell the time leases are held against: it goes on while the machine sleeps, as etcd's elsewhere does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+async def grant(client: EtcdClient, ttl: int) -> Lease:
+    """Grant a lease; etcd makes it at least one and a half election timeouts long."""
+    if ttl < 1:
+        raise InvalidInput(f"a lease lasts at least 1 s, not {ttl}")
+    response = await client.write("grant a lease", "leasestub", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl, ID=0))
+    return Lease(response.ID, response.TTL)
+
+
+async def keep_alive(client: EtcdClient, lease: int, timeout: float) -> Lease:
+    """Renew a lease once; raises ``NotFound`` when it has ended. Only tells etcd's memory, not its disk."""
+    what = f"renew lease {lease:x}"
+    if client.closed:
+        raise StoreError(f"{what}: the store is not running here")
+    channel = client.channel
+    call = client.leasestub.LeaseKeepAlive(timeout=timeout)
+    response: Any = EOF
+    try:
+        with client.told_when_closed(what):
+            await call.write(rpc.LeaseKeepAliveRequest(ID=lease))
+            response = await call.read()
+    except AioRpcError as error:
+        client.turn(channel)
+        raise client.explain(False, translate(error, what)) from error
+    except asyncio.InvalidStateError:
+        pass  # the stream broke before the request was on it
+    finally:
+        call.cancel()
+    if response is EOF:
+        raise StoreError(f"{what}: etcd broke the connection off")
+    if not response.TTL:
+        raise NotFound(f"{what}: it has ended", hint="grant a new one and write its keys again")
+    return Lease(response.ID, response.TTL)
+
+
+async def renew(client: EtcdClient, lease: int, timeout: float, patience: float) -> Lease:
+    """Renew a lease once, trying again for ``patience`` seconds while etcd restarts."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return await keep_alive(client, lease, timeout)
+        except StoreError:
+            if client.closed or time.monotonic() > give_up:
+                raise
+        await asyncio.sleep(0.1)
+
+
+async def revoke(client: EtcdClient, lease: int) -> None:
+    """End a lease and its keys. Safe to repeat, so it is tried again while etcd restarts."""
+    try:
+        await client.read(f"revoke lease {lease:x}", "leasestub", "LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease))
+    except NotFound:
+        return
+
+
+class KeptLease:
+    """A lease that is renewed until it is dropped, and that knows locally when it can no longer be counted on.
+
+    The local deadline is the time at which the last successful renewal was *sent*, plus the lease's length, minus a
+    margin: it always comes before etcd's own, which counts from the time the renewal *arrived*. So ``lost`` is set
+    before anybody else can win what this lease holds.
+    """
+
+    def __init__(self, client: EtcdClient, lease: Lease, granted_at: float) -> None:
+        self.id = lease.id
+        self.lost = asyncio.Event()
+        self._client = client
+        self._ttl = lease.ttl
+        self._deadline = granted_at + lease.ttl - self.margin
+        self._dropped = False
+        self._task = asyncio.create_task(self._keep(), name=f"lease {lease.id:x}")
+
+    @property
+    def margin(self) -> float:
+        """Seconds by which the lease counts as lost before etcd ends it: for clocks that run apart."""
+        return min(1.0, self._ttl * 0.1)
+
+    @property
+    def held(self) -> bool:
+        """Whether the lease can still be counted on."""
+        return not self.lost.is_set() and now() < self._deadline
+
+    async def drop(self) -> None:
+        """Stop renewing, count as lost, and end the lease in etcd if it answers. Safe to repeat."""
+        self.lost.set()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._dropped:
+            return
+        self._dropped = True
+        try:
+            await revoke(self._client, self.id)
+        except KatError as error:
+            log.warning("lease-left-to-expire", lease=f"{self.id:x}", seconds=self._ttl, error=str(error))
+
+    async def _keep(self) -> None:
+        pause = self._ttl / 3
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, min(pause, self._deadline - now())))
+                left = self._deadline - now()
+                if left <= 0:
+                    log.warning("lease-lost", lease=f"{self.id:x}", reason="it could not be renewed in time")
+                    return
+                sent = now()
+                try:
+                    await keep_alive(self._client, self.id, timeout=min(left, self._ttl / 3))
+                    self._deadline, pause = sent + self._ttl - self.margin, self._ttl / 3
+                except NotFound:
+                    log.warning("lease-lost", lease=f"{self.id:x}", reason="it has ended in the store")
+                    return
+                except KatError as error:
+                    log.debug("lease-renew-retry", lease=f"{self.id:x}", error=str(error))
+                    pause = 0.1
+        finally:
+            self.lost.set()

@@ -1,0 +1,30 @@
+"""The driver keeps the store contract, on a real etcd."""
+
+from __future__ import annotations
+
+import pytest
+from kat_store_etcd.config import EtcdConfig
+from kat_store_etcd.driver import EtcdStore
+
+from kat_platform.interfaces.driver import ChecksHost, Driver, Resettable
+from kat_platform.interfaces.store import HasMembers, Restores, Store
+from kat_platform.testing.conformance.kit import Check
+from kat_platform.testing.conformance.store import KIT, subject
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("check", KIT.checks, ids=lambda check: check.name)
+async def test_etcd_keeps_the_contract(check: Check[Store]) -> None:
+    outcome = await KIT.run_one(check, subject(lambda context: EtcdStore(EtcdConfig(), context)))
+    assert outcome.passed, f"{outcome.rule}: {outcome.failure}"
+
+
+def test_the_driver_has_the_optional_powers(tmp_path: object) -> None:
+    for power in (Driver, Store, HasMembers, Restores, Resettable, ChecksHost):
+        assert issubclass(EtcdStore, power) or all(hasattr(EtcdStore, name) for name in power.__protocol_attrs__)
+
+
+async def test_the_host_check_tells_what_is_missing() -> None:
+    found = await EtcdStore.check_host(EtcdConfig(binary="no-such-etcd"))
+    assert [result.ok for result in found if result.name == "etcd"] == [False]
+    assert all(result.remedy for result in found if not result.ok)

@@ -1,0 +1,98 @@
+"""Members come, get a vote and go; snapshots become clusters: on real etcds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from kat_store_etcd.driver import EtcdStore
+
+from kat_platform.errors import Conflict, DriverError, InvalidInput, Unavailable
+
+from .conftest import MakeStore, peer_url
+
+pytestmark = pytest.mark.real
+ROOT = "/kat/v1/kt/"
+
+
+async def promote(store: EtcdStore, member: str) -> None:
+    """Promote as soon as the learner has caught up."""
+    for _ in range(100):
+        try:
+            return await store.promote_member(member)
+        except Unavailable:
+            await asyncio.sleep(0.1)
+    raise AssertionError("the learner never caught up")
+
+
+async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_store: MakeStore) -> None:
+    await store.put(ROOT + "a", b"1")
+    url = peer_url()
+    learner = await store.add_member("kt-b", url)
+    assert learner.learner
+    assert (await store.add_member("kt-b", url)).id == learner.id
+    status = await store.store_status()
+    second = make_store("kt-b")
+    await second.join("kt-b", url, status.members)
+    await second.start()
+    await promote(store, learner.id)
+    await store.promote_member(learner.id)
+    entry = await second.get(ROOT + "a")
+    assert entry is not None
+    assert entry.value == b"1"
+    await second.put(ROOT + "b", b"2")
+    assert (await store.get(ROOT + "b")) is not None
+    members = (await second.store_status()).members
+    assert sorted((member.name, member.learner) for member in members) == [("kt-a", False), ("kt-b", False)]
+    await store.remove_member(learner.id)
+    await store.remove_member(learner.id)
+    await store.put(ROOT + "c", b"3")
+    with pytest.raises(Conflict, match="last member"):
+        await store.remove_member((await store.store_status()).members[0].id)
+
+
+async def test_a_node_joins_only_what_it_was_announced_to(store: EtcdStore, make_store: MakeStore) -> None:
+    other = make_store("kt-b")
+    with pytest.raises(InvalidInput, match="announced"):
+        await other.join("kt-b", peer_url(), (await store.store_status()).members)
+
+
+async def test_a_snapshot_becomes_a_new_cluster(store: EtcdStore, make_store: MakeStore) -> None:
+    for number in range(300):
+        await store.put(f"{ROOT}{number:03}", b"%d" % number * 50)
+    before = await store.list(ROOT)
+    parts = [part async for part in store.snapshot()]
+
+    async def stream() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+
+    scratch = make_store("kt-s")
+    await scratch.restore(stream(), "kt-s", peer_url())
+    await scratch.start()
+    after = await scratch.list(ROOT)
+    assert after.entries == before.entries
+    await scratch.put(ROOT + "new", b"")
+    with pytest.raises(Conflict):
+        await scratch.restore(stream(), "kt-s", peer_url())
+
+
+async def test_a_damaged_snapshot_is_refused_and_leaves_nothing(store: EtcdStore, make_store: MakeStore) -> None:
+    await store.put(ROOT + "a", b"1")
+    whole = bytearray(b"".join([part async for part in store.snapshot()]))
+    whole[len(whole) // 2] ^= 0xFF
+
+    async def damaged() -> AsyncIterator[bytes]:
+        yield bytes(whole)
+
+    async def empty() -> AsyncIterator[bytes]:
+        for part in ():
+            yield part
+
+    scratch = make_store("kt-s")
+    for source, kind in ((damaged(), DriverError), (empty(), InvalidInput)):
+        with pytest.raises(kind):
+            await scratch.restore(source, "kt-s", peer_url())
+        assert not scratch._folder.has_data
+        assert [path.name for path in scratch._folder.root.iterdir()] == ["etcd"]
