@@ -3,8 +3,9 @@
 The events come from PyYAML (libyaml where it is there). Nodes are built here and not by a constructor, because here
 no tag makes an object, a repeated key is an error, nesting and aliases have a budget, and every node keeps its place.
 
-Scalars are read as in YAML 1.2 (JSON's numbers, true/false/null), with two additions that keep people from surprises:
-``yes``, ``no``, ``on`` and ``off`` are booleans, as in YAML 1.1, and numbers such as ``0755`` are refused.
+Plain scalars are read so that what YAML 1.1 writes (PyYAML, and the many tools on it) comes back the same: ``yes``,
+``no``, ``on`` and ``off`` are booleans, and ``1e3`` or ``12345e7`` (a commit, say) are text, for want of a dot. What
+would surprise people is refused (``0755`` would be 493) or text (``10:30`` would be 630).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _BOOLEANS: Final = {
 }
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_OCTAL: Final = re.compile(r"[-+]?0o?[0-9_]+|[-+]?0[xb][0-9a-fA-F_]+")
-_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_OCTAL: Final = re.compile(r"[-+]?0([0-7_]+|x[0-9a-fA-F_]+|b[01_]+)")
+_FLOAT: Final = re.compile(r"(\.[0-9]+|[-+]?[0-9]+\.[0-9]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LONGEST_NUMBER: Final = 40
 
 Scalar = str | int | float | bool | None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kat_platform.quadlet import limits, tree
@@ -50,6 +50,12 @@ def test_what_yaml_writes_is_read_back(data: Any) -> None:
     assert read(text) == ([{"data": data}], [])
 
 
+@settings(max_examples=500)
+@given(st.text(st.sampled_from("0123456789.eExXobB_+-:~yYnN"), max_size=7))
+def test_text_that_looks_like_a_number_stays_text(text: str) -> None:
+    assert read(yaml.safe_dump({"a": text})) == ([{"a": text}], [])
+
+
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(
     ("text", "value"),
@@ -61,7 +67,10 @@ def test_what_yaml_writes_is_read_back(data: Any) -> None:
         ("12", 12),
         ("-3", -3),
         ("1.5", 1.5),
-        ("1e3", 1000.0),
+        ("1.0e+3", 1000.0),
+        ("1e3", "1e3"),
+        ("12345e7", "12345e7"),
+        ("08", "08"),
         ("'12'", "12"),
         ('"yes"', "yes"),
         ("!!str 12", "12"),
