@@ -1,0 +1,421 @@
+"""Two nodes with real tunnels, an outside world, and a driver that is killed: what one scene of the kit cannot show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from kat_net_wireguard import netlink, rtnetlink, userspace
+from kat_net_wireguard.config import WireGuardConfig
+from kat_net_wireguard.driver import WireGuardNetwork
+from kat_net_wireguard.names import Names
+
+from kat_platform.interfaces.driver import DriverContext
+from kat_platform.interfaces.network import Attachment, Backend, NodeNetwork, Peer, ServicePort, ServiceTable
+from kat_platform.interfaces.network import TransportProtocol as Protocol
+from kat_platform.testing.conformance.network_packets import connect, greeting
+from kat_platform.testing.netns import Moved, Namespace, NamespaceLoop
+
+pytestmark = pytest.mark.real
+CLUSTER, SERVICES = IPv4Network("10.123.0.0/16"), IPv4Network("10.124.0.0/16")
+VIRTUAL = IPv4Address("10.124.0.9")
+
+
+@dataclass
+class Node:
+    """A host in a namespace, its driver, and the folders that outlive the driver."""
+
+    number: int
+    host: Namespace
+    place: NamespaceLoop
+    context: DriverContext
+    driver: WireGuardNetwork
+    cleanup: contextlib.AsyncExitStack
+
+    @property
+    def network(self) -> NodeNetwork:
+        return NodeNetwork(f"n{self.number}", IPv4Network((f"10.123.{self.number}.0", 24)), CLUSTER, SERVICES, 51900)
+
+    @property
+    def underlay(self) -> str:
+        return f"198.51.100.{self.number}"
+
+    def fresh_driver(self) -> WireGuardNetwork:
+        self.driver = cast(WireGuardNetwork, Moved(WireGuardNetwork(WireGuardConfig(), self.context), self.place))
+        return self.driver
+
+    async def peer(self) -> Peer:
+        key = await self.driver.public_key()
+        return Peer(f"n{self.number}", self.network.subnet, key, (self.underlay, 51900), 5)
+
+    def address(self, number: int) -> IPv4Address:
+        return self.network.subnet.network_address + number
+
+    async def container(self, number: int) -> Namespace:
+        made = self.cleanup.enter_context(Namespace())
+        at = IPv4Interface((self.address(number), 24))
+        await self.driver.attach(Attachment(f"n{self.number}i{number}", made.path, at))
+        return made
+
+    async def serve(self, where: Namespace, name: str, port: int = 80) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                writer.write(f"{name} {writer.get_extra_info('peername')[0]}\n".encode())
+                while line := await reader.readline():
+                    writer.write(line)
+            writer.close()
+
+        listener = where.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("0.0.0.0", port))
+        server = await asyncio.start_server(answer, sock=listener)
+        self.cleanup.callback(server.close)
+
+    def run(self, *command: str) -> str:
+        return self.host.call(lambda: subprocess.run(command, capture_output=True, text=True, check=True)).stdout
+
+
+def wire(one: Namespace, name: str, other: Namespace, other_name: str) -> None:
+    """Join two namespaces by a cable."""
+
+    def make() -> None:
+        with rtnetlink.open_here() as kernel:
+            near = rtnetlink.VethEnd(name, bytes((2, *os.urandom(5))), 1500)
+            far = rtnetlink.VethEnd(other_name, bytes((2, *os.urandom(5))), 1500)
+            rtnetlink.add_veth(kernel, near, far, other.descriptor)
+
+    one.call(make)
+
+
+def address(where: Namespace, name: str, at: str) -> None:
+    """Give an interface its address and bring it up."""
+
+    def make() -> None:
+        with netlink.Netlink(netlink.ROUTE) as kernel:
+            found = rtnetlink.link(kernel, name)
+            assert found is not None
+            rtnetlink.set_link(kernel, found.index)
+            rtnetlink.set_addresses(kernel, found.index, IPv4Interface(at))
+
+    where.call(make)
+
+
+@contextlib.asynccontextmanager
+async def node(number: int) -> AsyncIterator[Node]:
+    """Make a started node; nothing of it is left afterwards, however the test ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kt-wg-"))
+        host = stack.enter_context(Namespace())
+        place = NamespaceLoop(host)
+        stack.push_async_callback(place.close)
+        tag = "kt" + secrets.token_hex(2)
+        context = DriverContext(f"n{number}", Path(folder, "data"), Path(folder, "run"), tag)
+        context.data_dir.mkdir(mode=0o700)
+        context.run_dir.mkdir(mode=0o700)
+        made = Node(number, host, place, context, cast(WireGuardNetwork, None), stack)
+        driver = made.fresh_driver()
+
+        async def away() -> None:
+            await made.driver.stop()
+            await made.fresh_driver().reset()
+
+        stack.push_async_callback(away)
+        await driver.start()
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def two_nodes() -> AsyncIterator[tuple[Node, Node]]:
+    """Two nodes on one wire, configured and each other's peers."""
+    async with node(1) as one, node(2) as two:
+        wire(one.host, "under1", two.host, "under2")
+        address(one.host, "under1", f"{one.underlay}/24")
+        address(two.host, "under2", f"{two.underlay}/24")
+        for each in (one, two):
+            await each.driver.configure(each.network)
+        await one.driver.apply_peers((await two.peer(),))
+        await two.driver.apply_peers((await one.peer(),))
+        await shake_hands(one, two)
+        yield one, two
+
+
+async def shake_hands(one: Node, two: Node) -> None:
+    """Wait until the tunnel carries packets: two first handshakes that cross are tried again only after five seconds."""
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await connect(one.host, str(two.network.gateway.ip), 9, seconds=1)
+            except ConnectionRefusedError:
+                return
+            except OSError:
+                await asyncio.sleep(0.05)
+
+
+def service(*backends: Backend, node_port: int | None = None) -> ServicePort:
+    return ServicePort("default/web/lb/http", VIRTUAL, 80, Protocol.TCP, backends, node_port=node_port)
+
+
+async def test_two_nodes_over_the_tunnel() -> None:
+    async with two_nodes() as (one, two):
+        client, server = await one.container(5), await two.container(6)
+        await two.serve(server, "far")
+        wiretap = one.host.call(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        wiretap.bind(("under1", 0))
+        wiretap.setblocking(False)
+        assert await greeting(client, str(two.address(6))) == ("far", str(one.address(5)))
+
+        table = ServiceTable((service(Backend(two.address(6), 80)),))
+        await one.driver.apply_services(table)
+        assert await greeting(client, str(VIRTUAL)) == ("far", str(one.address(5)))
+        assert await greeting(one.host, str(VIRTUAL)) == ("far", str(one.network.gateway.ip))
+        assert await greeting(one.host, str(two.address(6))) == ("far", str(one.network.gateway.ip))
+
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(wiretap.recv(65535))
+        wiretap.close()
+        assert len(frames) > 10
+        assert not any(b"far 10.123" in frame for frame in frames), "plaintext on the wire"
+        udp = sum(1 for frame in frames if frame[12:14] == b"\x08\x00" and frame[23] == 17)
+        assert udp >= len(frames) - 6, "something besides the tunnel's UDP (and ARP) was sent"
+
+        (status,) = await one.driver.peer_status()
+        assert status.node_name == "n2"
+        assert status.last_handshake_at is not None
+        assert status.received_bytes > 0
+        assert status.sent_bytes > 0
+
+
+async def test_a_remote_instance_that_vanishes_resets_waiting_clients() -> None:
+    async with two_nodes() as (one, two):
+        client, server = await one.container(5), await two.container(6)
+        await two.serve(server, "far")
+        await one.driver.apply_services(ServiceTable((service(Backend(two.address(6), 80)),)))
+        streams = [await connect(client, to) for to in (str(VIRTUAL), str(two.address(6)))]
+        for reader, _ in streams:
+            await reader.readline()
+        await one.driver.apply_services(ServiceTable((service(),)))
+        await two.driver.stop()  # the node is gone: nobody on the other side answers any more
+        two.run("ip", "link", "set", "under2", "down")
+        await one.driver.reset_connections(frozenset({two.address(6)}))
+        for reader, writer in streams:
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(2):
+                    await reader.read()
+            writer.close()
+        two.fresh_driver()
+
+
+async def test_outside_traffic_is_masqueraded_and_node_ports_keep_the_source() -> None:
+    async with node(1) as one, contextlib.AsyncExitStack() as stack:
+        outside = stack.enter_context(Namespace())
+        wire(one.host, "under1", outside, "out0")
+        address(one.host, "under1", f"{one.underlay}/24")
+        address(outside, "out0", "198.51.100.99/24")
+        await one.driver.configure(one.network)
+        inside = await one.container(5)
+        await one.serve(outside, "outside", 8080)
+        await one.serve(inside, "inside")
+        assert await greeting(inside, "198.51.100.99", 8080) == ("outside", one.underlay)
+
+        table = ServiceTable(
+            (service(Backend(one.address(5), 80, True), node_port=30080),),
+            node_addresses=(IPv4Address(one.underlay),),
+        )
+        await one.driver.apply_services(table)
+        assert await greeting(outside, one.underlay, 30080) == ("inside", "198.51.100.99")
+        assert (await greeting(one.host, one.underlay, 30080))[0] == "inside"
+        listeners = one.run("ss", "-ltnH")
+        assert "30080" not in listeners, "something listens on the node port"
+
+        outside.call(lambda: _route(outside, "out0", one.underlay))
+        for closed in (str(one.address(5)), str(VIRTUAL)):
+            with pytest.raises(OSError):
+                await connect(outside, closed, seconds=1)
+
+
+def _route(where: Namespace, name: str, via: str) -> None:
+    with rtnetlink.open_here() as kernel:
+        found = rtnetlink.link(kernel, name)
+        assert found is not None
+        for network in (CLUSTER, SERVICES):
+            rtnetlink.set_route(kernel, network, found.index, via=IPv4Address(via))
+
+
+CHILD = """
+import asyncio, json, sys
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from kat_net_wireguard.config import WireGuardConfig
+from kat_net_wireguard.driver import WireGuardNetwork
+from kat_platform.interfaces.driver import DriverContext
+from kat_platform.interfaces.network import *
+what = json.loads(sys.argv[1])
+async def main():
+    driver = WireGuardNetwork(WireGuardConfig(), DriverContext("n1", Path(what["data"]), Path(what["run"]), what["tag"]))
+    await driver.start()
+    await driver.configure(NodeNetwork("n1", IPv4Network("10.123.1.0/24"), IPv4Network("10.123.0.0/16"),
+                                       IPv4Network("10.124.0.0/16"), 51900))
+    await driver.apply_peers((Peer("n2", IPv4Network("10.123.2.0/24"), what["key"], ("198.51.100.2", 51900), 5),))
+    await driver.attach(Attachment("n1i5", what["netns"], IPv4Interface("10.123.1.5/24")))
+    await driver.apply_services(ServiceTable((ServicePort("a/b/c/d", IPv4Address("10.124.0.9"), 80, TransportProtocol.TCP,
+                                                          (Backend(IPv4Address("10.123.2.6"), 80),)),)))
+    print(await driver.public_key(), flush=True)
+    await asyncio.sleep(600)
+asyncio.run(main())
+"""
+
+
+async def _child(one: Node, container: Namespace, key: str) -> tuple[asyncio.subprocess.Process, str]:
+    what = {
+        "data": str(one.context.data_dir),
+        "run": str(one.context.run_dir),
+        "tag": one.context.instance_tag,
+        "netns": container.path,
+        "key": key,
+    }
+    child = await asyncio.create_subprocess_exec(
+        "nsenter",
+        f"--net={one.host.path}",
+        sys.executable,
+        "-c",
+        CHILD,
+        json.dumps(what),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    assert child.stdout is not None
+    async with asyncio.timeout(20):
+        while len(line := (await child.stdout.readline()).decode().strip()) != 44:
+            assert line, "the child ended early"
+    return child, line
+
+
+async def test_a_killed_driver_is_adopted_without_losing_a_packet() -> None:
+    async with node(1) as one, node(2) as two:
+        wire(one.host, "under1", two.host, "under2")
+        address(one.host, "under1", f"{one.underlay}/24")
+        address(two.host, "under2", f"{two.underlay}/24")
+        await two.driver.configure(two.network)
+        server = await two.container(6)
+        await two.serve(server, "far")
+        container = one.cleanup.enter_context(Namespace())
+        child, key = await _child(one, container, await two.driver.public_key())
+        try:
+            await two.driver.apply_peers((Peer("n1", one.network.subnet, key, (one.underlay, 51900), 5),))
+            await shake_hands(two, one)
+            reader, writer = await connect(container, str(VIRTUAL))
+            await reader.readline()
+            carrier = userspace.listener(userspace.SOCKETS / f"{Names(one.context.instance_tag).tunnel}.sock")
+        finally:
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+
+        lost = 0
+
+        async def chatter() -> None:
+            nonlocal lost
+            for turn in itertools.count():
+                writer.write(b"%d\n" % turn)
+                async with asyncio.timeout(2):
+                    if await reader.readline() != b"%d\n" % turn:
+                        lost += 1
+                await asyncio.sleep(0.005)
+
+        talk = asyncio.create_task(chatter())
+        driver = one.driver
+        assert dict(await driver.attachments()) == {"n1i5": one.address(5)}
+        await driver.configure(one.network)
+        await driver.apply_peers((await two.peer(),))
+        await driver.attach(Attachment("n1i5", container.path, IPv4Interface("10.123.1.5/24")))
+        await driver.apply_services(ServiceTable((service(Backend(two.address(6), 80)),)))
+        await asyncio.sleep(0.1)
+        assert not talk.done(), talk.exception()
+        talk.cancel()
+        assert lost == 0
+        assert await driver.public_key() == key
+        assert carrier is not None
+        assert userspace.listener(userspace.SOCKETS / f"{Names(one.context.instance_tag).tunnel}.sock") == carrier
+        assert (await greeting(container, str(VIRTUAL)))[0] == "far"
+        writer.close()
+
+
+async def test_a_tunnel_that_dies_comes_back_with_its_peers() -> None:
+    async with two_nodes() as (one, two):
+        client, server = await one.container(5), await two.container(6)
+        await two.serve(server, "far")
+        assert (await greeting(client, str(two.address(6))))[0] == "far"
+        tunnel = userspace.SOCKETS / f"{Names(one.context.instance_tag).tunnel}.sock"
+        carrier = userspace.listener(tunnel)
+        assert carrier is not None
+        os.kill(carrier, signal.SIGKILL)
+        async with asyncio.timeout(15):
+            while (await one.driver.status()).message or userspace.listener(tunnel) in (None, carrier):
+                await asyncio.sleep(0.02)
+            while True:
+                with contextlib.suppress(OSError, TimeoutError):
+                    assert (await greeting(client, str(two.address(6))))[0] == "far"
+                    break
+
+
+def _trace(one: Node) -> dict[str, Any]:
+    forward = one.host.call(lambda: Path("/proc/sys/net/ipv4/ip_forward").read_text().strip())
+    return {
+        "links": sorted(line.split()[0] for line in one.run("ip", "-br", "link").splitlines()),
+        "routes": one.run("ip", "route", "show", "table", "all"),
+        "rules": one.run("nft", "list", "ruleset"),
+        "forward": forward,
+        "files": sorted(str(path) for path in one.context.data_dir.rglob("*")),
+        "logs": sorted(str(path) for path in one.context.run_dir.rglob("*")),
+    }
+
+
+async def test_reset_leaves_nothing_and_touches_nobody_else() -> None:
+    async with node(1) as one:
+        one.host.call(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("0"))
+        one.run("nft", "add table ip neighbour; add chain ip neighbour c { type filter hook forward priority 0; }")
+        before = _trace(one)
+        await one.driver.configure(one.network)
+        await one.container(5)
+        await one.driver.apply_services(ServiceTable((service(Backend(one.address(5), 80)),)))
+        key = one.context.data_dir / "private.key"
+        assert key.stat().st_mode & 0o777 == 0o600
+        assert userspace.SOCKETS.stat().st_mode & 0o777 == 0o700
+        assert _trace(one)["forward"] == "1"
+        carrier = userspace.listener(userspace.SOCKETS / f"{Names(one.context.instance_tag).tunnel}.sock")
+        assert carrier is not None
+        await one.driver.stop()
+        await one.fresh_driver().reset()
+        assert _trace(one) == before
+        assert not (userspace.SOCKETS / f"{Names(one.context.instance_tag).tunnel}.sock").exists()
+        assert not Path(f"/proc/{carrier}").exists()
+
+
+async def test_another_firewalls_drop_policy_is_opened_for_the_overlay_only() -> None:
+    async with node(1) as one:
+        one.run("iptables", "-P", "FORWARD", "DROP")
+        before = one.run("iptables", "-S")
+        await one.driver.configure(one.network)
+        client, server = await one.container(5), await one.container(6)
+        await one.serve(server, "near")
+        assert (await greeting(client, str(one.address(6))))[0] == "near"
+        await one.driver.configure(one.network)
+        assert one.run("iptables", "-S", "FORWARD").count(f"kat_{one.context.instance_tag}") == 2
+        await one.driver.reset()
+        assert one.run("iptables", "-S") == before
