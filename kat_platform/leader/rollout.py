@@ -154,9 +154,9 @@ def _scale(
     crowd: dict[str, int] = {}
     for fact in facts:
         crowd[fact.node] = crowd.get(fact.node, 0) + 1
-    # The least loss first: back from the lost, without a node, not available; then from the fullest node, newest first.
+    # The least loss first: without a node, back from the lost, not available; then from the fullest node, newest first.
     order = sorted(
-        facts, key=lambda f: (not f.returned, f.placed, f.id in usable, -crowd[f.node], -f.created_at, f.id)
+        facts, key=lambda f: (f.placed, not f.returned, f.id in usable, -crowd[f.node], -f.created_at, f.id)
     )
     return tuple((f.id, "scaled down") for f in order[: len(facts) - wanted]), 0
 

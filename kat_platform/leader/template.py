@@ -12,7 +12,8 @@ _LIVE: Final = frozenset({"replicas", "updateStrategy", "priority"})
 """Fields of a workload's spec that take effect without a new container."""
 
 _CACHE_LIMIT: Final = 4096
-_cache: dict[tuple[str, str, int, float], str] = {}
+_cache: dict[int, tuple[Revision, str]] = {}
+"""By the object's identity: revisions never change, and one that is kept here cannot lose its identity to another."""
 
 
 def template_digest(revision: Revision) -> str:
@@ -21,13 +22,12 @@ def template_digest(revision: Revision) -> str:
     The health check belongs to it: a new check must prove itself on new instances, and must not
     take running ones of an older revision out of service.
     """
-    identity = (revision.namespace, revision.workload, revision.number, revision.created_at)
-    found = _cache.get(identity)
+    found = _cache.get(id(revision))
     if found is None:
         if len(_cache) >= _CACHE_LIMIT:
             _cache.clear()
-        found = _cache[identity] = _compute(revision)
-    return found
+        found = _cache[id(revision)] = (revision, _compute(revision))
+    return found[1]
 
 
 def _compute(revision: Revision) -> str:
