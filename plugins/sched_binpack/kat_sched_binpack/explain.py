@@ -6,7 +6,7 @@ from collections import Counter
 
 from kat_platform.interfaces.scheduler import Explanation, Verdict
 from kat_sched_binpack import amounts
-from kat_sched_binpack.feasible import FILTERS, Against, Request, first_against
+from kat_sched_binpack.feasible import FILTERS, Against, Request, first_against, resources
 from kat_sched_binpack.score import Scorer
 
 _EFFORT = {
@@ -66,8 +66,19 @@ def refusal(request: Request) -> tuple[dict[str, str], str]:
 
 
 def _against(request: Request) -> list[tuple[str, Against]]:
-    nobody = Against("unknown", "will not do", "will not do")
-    return [(node.name, first_against(request, i) or nobody) for i, node in enumerate(request.fleet.nodes)]
+    fleet, nobody = request.fleet, Against("unknown", "will not do", "will not do")
+    lacking: dict[tuple[int, int, int], Against | None] = {}
+    found: list[tuple[str, Against]] = []
+    for i, node in enumerate(fleet.nodes):
+        against: Against | None = None
+        if request.static[i] and request.single is None:
+            # Nothing that comes before resources is against it, and nodes with the same room lack the same.
+            room = (fleet.free_cpu[i], fleet.free_memory[i], node.max_instances if fleet.free_slots[i] < 1 else -1)
+            if room not in lacking:
+                lacking[room] = resources(request, i)
+            against = lacking[room]
+        found.append((node.name, against or first_against(request, i) or nobody))
+    return found
 
 
 def _part(request: Request, kind: str, count: int) -> str:

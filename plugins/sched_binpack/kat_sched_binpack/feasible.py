@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from kat_platform.interfaces.scheduler import AffinityTerm, Demand, PendingInstance, Taint
 from kat_sched_binpack import amounts
 from kat_sched_binpack.fleet import Fleet, hard_taint
+from kat_sched_binpack.relations import Tally
 from kat_sched_binpack.rules import Apart, Even, Near, Rule, Wish
 
 
@@ -64,15 +65,14 @@ class Request:
         rules.extend(Apart(tally) for tally in relations.keeping_away_from(demand))
         if demand.spread is not None:
             tally = relations.workload(demand, demand.spread.topology_key)
-            rules.append(Even(tally, demand.spread.max_skew, self._open_places(tally.place_of, len(tally.names))))
+            rules.append(Even(tally, demand.spread.max_skew, self._open_places(tally)))
         return rules
 
-    def _open_places(self, place_of: list[int], nowhere: int) -> frozenset[int]:
-        single = self.single
-        if single is not None:
-            i = self.fleet.index.get(single)
-            return frozenset() if i is None else frozenset({place_of[i]}) - {nowhere}
-        return frozenset(place for place, mark in zip(place_of, self.static, strict=True) if mark) - {nowhere}
+    def _open_places(self, tally: Tally) -> frozenset[int]:
+        if self.single is None:
+            return self.fleet.open_places(self.demand, tally)
+        i = self.fleet.index.get(self.single)
+        return frozenset() if i is None or not self.static[i] else frozenset({tally.place_of[i]}) - {tally.nowhere}
 
     def _wishes(self) -> list[Wish]:
         demand, relations = self.demand, self.fleet.relations
@@ -250,7 +250,7 @@ def _broken(request: Request, i: int, name: str, rule: Near | Apart | Even) -> A
         remedy = f"place an instance with {whom} in {place} first"
         return Against(name, "is not near what it must be near", reason, remedy)
     if isinstance(rule, Even):
-        here = rule.tally.counts[rule.tally.place_of[i]]
+        here = rule.tally.counts.get(rule.tally.place_of[i], 0)
         reason = f"{place} has {here} of the workload, the emptiest place {rule.floor}: maxSkew is {rule.max_skew}"
         remedy = f"make room in the emptiest place, or raise maxSkew to {here + 1 - rule.floor}"
         return Against(name, "would be uneven", reason, remedy)

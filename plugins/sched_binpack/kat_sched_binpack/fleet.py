@@ -11,7 +11,7 @@ from functools import cached_property
 
 from kat_platform.interfaces.scheduler import Demand, GpuRequest, PlacedInstance, SchedulableNode, SchedulingSnapshot
 from kat_sched_binpack import gpus
-from kat_sched_binpack.relations import Relations, Topology
+from kat_sched_binpack.relations import Relations, Tally, Topology
 
 Profile = tuple[frozenset[tuple[str, str]], tuple[object, ...]]
 
@@ -37,6 +37,7 @@ class Fleet:
         self.on_change: Callable[[int], None] | None = None
         self.relations = Relations(Topology(self.nodes))
         self._static: dict[Profile, bytearray] = {}
+        self._open_places: dict[tuple[Profile, str], frozenset[int]] = {}
         self._opinions: dict[tuple[str, int], tuple[str, str] | None] = {}
         self._seat(snapshot.placed)
 
@@ -117,7 +118,7 @@ class Fleet:
 
     def static(self, demand: Demand) -> bytearray:
         """Mark with 1 the nodes that will do by what never changes within a call: readiness, cordon, labels, taints."""
-        profile = (frozenset(demand.node_selector.items()), demand.tolerations)
+        profile = _profile(demand)
         marks = self._static.get(profile)
         if marks is None:
             marks = self._static[profile] = self._mark(demand)
@@ -133,6 +134,14 @@ class Fleet:
                 if marks[i] and node.labels.get(key) != value:
                     marks[i] = 0
         return marks
+
+    def open_places(self, demand: Demand, tally: Tally) -> frozenset[int]:
+        """Give the places that have at least one node marked by :meth:`static`."""
+        key = (_profile(demand), tally.subject.key)
+        if key not in self._open_places:
+            places = {place for place, mark in zip(tally.place_of, self.static(demand), strict=True) if mark}
+            self._open_places[key] = frozenset(places - {tally.nowhere})
+        return self._open_places[key]
 
     def opinion(self, demand: Demand, i: int) -> tuple[str, str] | None:
         """Give the first contributed filter (its name and its reason) that is against the node, asked only once."""
@@ -159,6 +168,10 @@ class Fleet:
             for image in node.images:
                 found.setdefault(image, []).append(i)
         return found
+
+
+def _profile(demand: Demand) -> Profile:
+    return frozenset(demand.node_selector.items()), demand.tolerations
 
 
 def hard_taint(node: SchedulableNode, demand: Demand) -> object | None:

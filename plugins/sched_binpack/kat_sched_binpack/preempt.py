@@ -8,6 +8,7 @@ the least taken away, then the first by name.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -29,13 +30,11 @@ class Residents:
 
     def __init__(self, fleet: Fleet, placed: Iterable[PlacedInstance]) -> None:
         self._by_node: dict[int, list[PlacedInstance]] = {}
-        self.lowest: int | None = None
         for instance in placed:
             i = fleet.index.get(instance.node)
             if i is not None:
                 self._by_node.setdefault(i, []).append(instance)
-                if self.lowest is None or instance.demand.priority < self.lowest:
-                    self.lowest = instance.demand.priority
+        self._lowest = sorted((min(r.demand.priority for r in who), i) for i, who in self._by_node.items())
 
     def below(self, priority: int, i: int) -> list[PlacedInstance]:
         """Give the instances on node ``i`` of lower priority, most important first, then smallest, then by id."""
@@ -45,26 +44,32 @@ class Residents:
     def evict(self, eviction: Eviction) -> None:
         """Strike the victims off."""
         gone = {victim.id for victim in eviction.victims}
-        self._by_node[eviction.node] = [r for r in self._by_node[eviction.node] if r.id not in gone]
+        left = [r for r in self._by_node[eviction.node] if r.id not in gone]
+        self._by_node[eviction.node] = left
+        self._lowest = [entry for entry in self._lowest if entry[1] != eviction.node]
+        if left:
+            insort(self._lowest, (min(r.demand.priority for r in left), eviction.node))
 
     def nodes_below(self, priority: int) -> list[int]:
-        """Give the nodes that have anybody of lower priority."""
-        if self.lowest is None or self.lowest >= priority:
-            return []
-        return sorted(i for i, who in self._by_node.items() if any(r.demand.priority < priority for r in who))
+        """Give the nodes that have anybody of lower priority, those with the least important first."""
+        return [i for _, i in self._lowest[: bisect_left(self._lowest, (priority, -1))]]
 
 
 def find(fleet: Fleet, residents: Residents, request: Request, limit: int) -> Eviction | None:
     """Find the gentlest eviction that makes room for one instance, among the first ``limit`` nodes that have one.
 
-    The fleet is left as it was found.
+    Nodes are looked at from the one with the least important instance on. The fleet is left as it was found.
     """
     priority = request.demand.priority
     best: tuple[tuple[int, int, int, int, int], Eviction] | None = None
     looked_at = 0
     for i in residents.nodes_below(priority):
+        if looked_at >= limit:
+            break
+        if not request.static[i] or request.single not in (None, fleet.nodes[i].name):
+            continue
         lower = residents.below(priority, i)
-        if looked_at >= limit or not _could_help(fleet, request, i, lower):
+        if not _enough(fleet, request, i, lower):
             continue
         victims = _victims(fleet, request, i, lower)
         if victims is None:
@@ -77,10 +82,8 @@ def find(fleet: Fleet, residents: Residents, request: Request, limit: int) -> Ev
     return best[1] if best is not None else None
 
 
-def _could_help(fleet: Fleet, request: Request, i: int, lower: list[PlacedInstance]) -> bool:
-    """Sort out, without trying, the nodes that would not do even if all of ``lower`` went."""
-    if not lower or not request.static[i] or request.single not in (None, fleet.nodes[i].name):
-        return False
+def _enough(fleet: Fleet, request: Request, i: int, lower: list[PlacedInstance]) -> bool:
+    """Sort out, without trying, the nodes that would lack room even if all of ``lower`` went."""
     cpu = fleet.free_cpu[i] + sum(r.demand.cpu_millicores for r in lower)
     memory = fleet.free_memory[i] + sum(r.demand.memory_bytes for r in lower)
     return (not request.cpu or request.cpu <= cpu) and (not request.memory or request.memory <= memory)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from kat_platform.interfaces.scheduler import Demand, SchedulableNode
 
 Labels = frozenset[tuple[str, str]]
+Handle = tuple[str, ...]
+"""What demands and subjects are filed under, so that neither has to be compared with all of the other."""
 
 
 class Topology:
@@ -46,6 +48,13 @@ class Subject:
     holds: bool = False
     """Whether it counts the instances that hold the anti-affinity term, instead of those it is about."""
 
+    @property
+    def handle(self) -> Handle:
+        """What all that it speaks of is filed under: a workload, one label, or for lack of labels the namespace."""
+        if self.workload is not None:
+            return (self.namespace, "", "workload", self.workload)
+        return (self.namespace, *min(self.labels)) if self.labels else (self.namespace,)
+
     def covers(self, demand: Demand) -> bool:
         """Tell whether instances of ``demand`` are counted."""
         if demand.namespace != self.namespace:
@@ -64,13 +73,18 @@ class Subject:
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """How many instances of a subject each place has; the last entry is "nowhere" and stays 0."""
+    """How many instances of a subject each place has; a place with none, and "nowhere", has no entry."""
 
     subject: Subject
     place_of: list[int]
     names: list[str]
-    counts: list[int]
+    counts: dict[int, int] = field(default_factory=dict)
     total: int = 0
+
+    @property
+    def nowhere(self) -> int:
+        """The place of nodes without the label."""
+        return len(self.names)
 
     @property
     def wide(self) -> bool:
@@ -80,12 +94,17 @@ class Tally:
     def step(self, i: int, by: int) -> None:
         """Count ``by`` more instances on node ``i``."""
         place = self.place_of[i]
-        if place < len(self.names):
-            self.counts[place] += by
-            self.total += by
+        if place == self.nowhere:
+            return
+        count = self.counts.get(place, 0) + by
+        self.total += by
+        if count:
+            self.counts[place] = count
+        else:
+            self.counts.pop(place, None)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Seen:
     demand: Demand
     nodes: dict[int, int] = field(default_factory=dict)
@@ -97,9 +116,11 @@ class Relations:
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._tallies: dict[Subject, Tally] = {}
         self._seen: dict[str, _Seen] = {}
-        self._holding: dict[str, list[Tally]] = {}
+        self._seen_under: dict[Handle, list[_Seen]] = {}
+        self._tallies: dict[Subject, Tally] = {}
+        self._counting_under: dict[Handle, list[Tally]] = {}
+        self._holding_under: dict[Handle, list[Tally]] = {}
 
     def note(self, demand: Demand, i: int, step: int) -> None:
         """Take in that node ``i`` has ``step`` instances of ``demand`` more."""
@@ -112,9 +133,14 @@ class Relations:
 
     def _meet(self, demand: Demand) -> _Seen:
         seen = self._seen[demand.key] = _Seen(demand)
-        for term in demand.anti_affinity.required:
-            self._tally(Subject(demand.namespace, labels_of(term.labels), term.topology_key, holds=True))
-        seen.tallies = [tally for tally in self._tallies.values() if tally.subject.covers(demand)]
+        for handle in _handles(demand):
+            self._seen_under.setdefault(handle, []).append(seen)
+            seen.tallies += [t for t in self._counting_under.get(handle, ()) if t.subject.covers(demand)]
+        held = (
+            Subject(demand.namespace, labels_of(term.labels), term.topology_key, holds=True)
+            for term in demand.anti_affinity.required
+        )
+        seen.tallies += [self._tally(subject) for subject in dict.fromkeys(held)]
         return seen
 
     def matching(self, namespace: str, labels: Mapping[str, str], key: str) -> Tally:
@@ -129,21 +155,30 @@ class Relations:
         """Give the tallies of instances whose own anti-affinity is about ``demand`` (its own included)."""
         if demand.key not in self._seen:
             self._meet(demand)
-        return [tally for tally in self._holding.get(demand.namespace, ()) if tally.subject.speaks_of(demand)]
+        if not self._holding_under:
+            return []
+        near = (tally for handle in _handles(demand) for tally in self._holding_under.get(handle, ()))
+        return [tally for tally in near if tally.subject.speaks_of(demand)]
 
     def _tally(self, subject: Subject) -> Tally:
         tally = self._tallies.get(subject)
         if tally is None:
-            place_of, names = self._topology.places(subject.key)
-            tally = self._tallies[subject] = Tally(subject, place_of, names, [0] * (len(names) + 1))
-            if subject.holds:
-                self._holding.setdefault(subject.namespace, []).append(tally)
-            for seen in self._seen.values():
-                if subject.covers(seen.demand) and tally not in seen.tallies:
+            tally = self._tallies[subject] = Tally(subject, *self._topology.places(subject.key))
+            filed = self._holding_under if subject.holds else self._counting_under
+            filed.setdefault(subject.handle, []).append(tally)
+            for seen in () if subject.holds else self._seen_under.get(subject.handle, ()):
+                if subject.covers(seen.demand):
                     seen.tallies.append(tally)
                     for i, count in seen.nodes.items():
                         tally.step(i, count)
         return tally
+
+
+def _handles(demand: Demand) -> list[Handle]:
+    """Give everything a demand is filed under; each subject that speaks of it has exactly one of these."""
+    space = demand.namespace
+    labels = [(space, key, value) for key, value in demand.labels.items()]
+    return [(space,), (space, "", "workload", demand.workload), *labels]
 
 
 def labels_of(labels: Mapping[str, str]) -> Labels:

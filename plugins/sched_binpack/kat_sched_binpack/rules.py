@@ -21,6 +21,9 @@ class Rule(Protocol):
     def allows(self, place: int) -> bool:
         """Tell whether one more instance may go to ``place``."""
 
+    def allowed(self) -> tuple[bool, list[int]]:
+        """Give the answer for most places, and the places with the other answer, for all that have an open node."""
+
     def stale_after(self, place: int) -> bool:
         """Take in that an instance went to ``place``; tell whether answers for other nodes may differ now."""
 
@@ -37,9 +40,15 @@ class Near:
 
     def allows(self, place: int) -> bool:
         """See :class:`Rule`."""
-        if place == len(self.tally.names):
-            return False
-        return self.tally.counts[place] > 0 or (self.wants_itself and self.tally.total == 0)
+        if self.tally.total == 0:
+            return self.wants_itself and place != self.tally.nowhere
+        return place in self.tally.counts
+
+    def allowed(self) -> tuple[bool, list[int]]:
+        """See :class:`Rule`."""
+        if self.tally.total == 0:
+            return self.wants_itself, [self.tally.nowhere] if self.wants_itself else []
+        return False, list(self.tally.counts)
 
     def stale_after(self, place: int) -> bool:
         """See :class:`Rule`."""
@@ -57,11 +66,15 @@ class Apart:
 
     def allows(self, place: int) -> bool:
         """See :class:`Rule`."""
-        return self.tally.counts[place] == 0
+        return place not in self.tally.counts
+
+    def allowed(self) -> tuple[bool, list[int]]:
+        """See :class:`Rule`."""
+        return True, list(self.tally.counts)
 
     def stale_after(self, place: int) -> bool:
         """See :class:`Rule`."""
-        return self.tally.wide and self.tally.counts[place] == 1
+        return self.tally.wide and self.tally.counts.get(place) == 1
 
     def reset(self) -> None:
         """See :class:`Rule`."""
@@ -83,11 +96,16 @@ class Even:
 
     def allows(self, place: int) -> bool:
         """See :class:`Rule`."""
-        return place in self.eligible and self.tally.counts[place] + 1 - self.floor <= self.max_skew
+        return place in self.eligible and self.tally.counts.get(place, 0) + 1 - self.floor <= self.max_skew
+
+    def allowed(self) -> tuple[bool, list[int]]:
+        """See :class:`Rule`."""
+        empty = 1 - self.floor <= self.max_skew
+        return empty, [place for place in (*self.tally.counts, self.tally.nowhere) if self.allows(place) != empty]
 
     def stale_after(self, place: int) -> bool:
         """See :class:`Rule`."""
-        if self.tally.counts[place] - 1 == self.floor:
+        if self.tally.counts.get(place, 0) - 1 == self.floor:
             self.at_floor -= 1
             if not self.at_floor:
                 self.reset()
@@ -96,9 +114,10 @@ class Even:
 
     def reset(self) -> None:
         """See :class:`Rule`."""
-        counts = [self.tally.counts[place] for place in self.eligible]
-        self.floor = min(counts, default=0)
-        self.at_floor = counts.count(self.floor)
+        counts = [count for place, count in self.tally.counts.items() if place in self.eligible]
+        empty = len(self.eligible) - len(counts)
+        self.floor = 0 if empty else min(counts, default=0)
+        self.at_floor = empty or counts.count(self.floor)
 
 
 @dataclass(slots=True)
@@ -110,8 +129,8 @@ class Wish:
 
     def value(self, place: int) -> float:
         """Give what the term is worth at ``place``."""
-        return self.weight if place < len(self.tally.names) and self.tally.counts[place] > 0 else 0.0
+        return self.weight if place in self.tally.counts else 0.0
 
     def stale_after(self, demand: Demand, place: int) -> bool:
         """Tell whether the wish's value for other nodes changed by an instance of ``demand`` at ``place``."""
-        return self.tally.wide and self.tally.counts[place] == 1 and self.tally.subject.covers(demand)
+        return self.tally.wide and self.tally.counts.get(place) == 1 and self.tally.subject.covers(demand)

@@ -6,6 +6,7 @@ Figures are float64 and exact: :func:`exact` says whether all amounts are below 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from kat_platform.interfaces.scheduler import Demand
 from kat_sched_binpack.feasible import Request
 from kat_sched_binpack.fleet import Fleet
+from kat_sched_binpack.relations import Tally
 from kat_sched_binpack.score import AVOIDED, Scorer, contribution, crowding
 
 Floats = NDArray[np.float64]
@@ -58,11 +60,14 @@ class Vectors:
         self.memory_load[i] = fleet.memory_load[i]
         self.has_slot[i] = fleet.free_slots[i] > 0
 
-    def places(self, key: str, place_of: list[int]) -> NDArray[np.int64]:
-        """Give the place of each node as a vector."""
+    def by_node(self, by_place: NDArray[Any], tally: Tally) -> NDArray[Any]:
+        """Turn an answer for each place of a tally into an answer for each node."""
+        key = tally.subject.key
+        if not key:
+            return by_place[:-1]  # every node is a place of its own
         if key not in self._places:
-            self._places[key] = np.array(place_of, dtype=np.int64)
-        return self._places[key]
+            self._places[key] = np.array(tally.place_of, dtype=np.int64)
+        return by_place[self._places[key]]
 
 
 class VectorRanking:
@@ -97,8 +102,9 @@ class VectorRanking:
         for i, off in scorer.unwelcome.items():
             scores[i] -= off
         for wish in request.wishes:
-            worth = np.array([wish.value(place) * scorer.config.preferred for place in range(len(wish.tally.counts))])
-            scores += worth[vectors.places(wish.tally.subject.key, wish.tally.place_of)]
+            worth = np.zeros(wish.tally.nowhere + 1)
+            worth[list(wish.tally.counts)] = wish.weight * scorer.config.preferred
+            scores += vectors.by_node(worth, wish.tally)
         for _, weight, ask in vectors.fleet.contributions.scores:
             for i, node in enumerate(vectors.fleet.nodes):
                 scores[i] += contribution(weight, ask(request.demand, node))
@@ -116,8 +122,10 @@ class VectorRanking:
         if request.memory:
             np.logical_and(fit, np.greater_equal(vectors.free_memory, request.memory, out=mark), out=fit)
         for rule in request.rules:
-            allowed = np.array([rule.allows(place) for place in range(len(rule.tally.counts))], dtype=np.bool_)
-            np.logical_and(fit, allowed[vectors.places(rule.tally.subject.key, rule.tally.place_of)], out=fit)
+            usual, others = rule.allowed()
+            allowed = np.full(rule.tally.nowhere + 1, usual)
+            allowed[others] = not usual
+            np.logical_and(fit, vectors.by_node(allowed, rule.tally), out=fit)
         if self._refused:
             fit[list(self._refused)] = False
 
