@@ -19,8 +19,8 @@ from kat_platform.state.cluster import ClusterState
 
 log = structlog.get_logger(__name__)
 
-IDENTITY: Final = "identity"
-"""Under which name a request carries its caller; plugins read it there too."""
+IDENTITY: Final = web.RequestKey("identity", Identity)
+"""Where a request carries its caller."""
 _SCHEME: Final = "bearer "
 
 

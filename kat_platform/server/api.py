@@ -94,8 +94,7 @@ class Api:
 
     def caller(self, request: web.Request) -> Identity:
         """Give who is calling."""
-        identity: Identity = request[IDENTITY]
-        return identity
+        return request[IDENTITY]
 
     def allow(self, request: web.Request, verb: Verb, resource: str, namespace: str | None, name: str = "") -> None:
         """Raise ``Denied`` unless the caller may do this too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -195,7 +196,12 @@ def plugin_routes(given: tuple[Contributed[ApiRoute], ...]) -> tuple[Route, ...]
 
 
 def _adapt(route: ApiRoute) -> Callable[[web.Request, Api], Any]:
-    async def handler(request: web.Request, _: Api) -> web.StreamResponse:
+    async def handler(request: web.Request, api: Api) -> web.StreamResponse:
+        with (
+            warnings.catch_warnings()
+        ):  # the contract of hooks promises this name; aiohttp would rather have a typed key
+            warnings.simplefilter("ignore", web.NotAppKeyWarning)
+            request["identity"] = api.caller(request)
         return await route.handler(request)
 
     return handler

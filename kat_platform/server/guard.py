@@ -22,7 +22,7 @@ from kat_platform.server.table import Route
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID: Final = "request_id"
+REQUEST_ID: Final = web.RequestKey("request_id", str)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _AUDITED: Final = frozenset({Verb.WRITE, Verb.DELETE, Verb.EXEC})
 _OURS: Final = secrets.token_hex(4)

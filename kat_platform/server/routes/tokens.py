@@ -1,4 +1,4 @@
-"""Routes of API tokens: the bearer credentials of people and programs. Only hashes are stored; a token is shown once."""
+"""Routes of API tokens: the bearer credentials of people and programs. Only hashes are stored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def create(request: web.Request, api: Api) -> web.StreamResponse:
     stale = [Delete(e.key) for e in page.entries if (t := read_token(e.value)) and t.expires_at and t.expires_at < now]
     if len(page.entries) - len(stale) >= MAX_TOKENS:
         raise InvalidInput(f"there are {MAX_TOKENS} tokens already", hint="remove some: katcall token rm ID")
-    bindings = dict.fromkeys(body.namespaces or ("*",), body.role)
+    bindings: dict[str, Role] = dict.fromkeys(body.namespaces or ("*",), body.role)
     text, record = make_api_token(body.name, bindings, now=now, ttl=body.ttl_seconds)
     stored = StoredToken(
         id=record.id,
