@@ -35,9 +35,10 @@ while [ "$ending" = 0 ]; do
     while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
     child=
     [ "$ending" = 0 ] || break
-    [ $((SECONDS - began)) -lt 30 ] && pause=$((pause * 2 < 10 ? pause * 2 : 10)) || pause=1
+    [ $((SECONDS - began)) -lt 30 ] || pause=1
     echo "supervise: $1 ended with code ${code:-?}; starting it again in ${pause} s"
     sleep "$pause" &
     wait $!
+    pause=$((pause * 2 < 10 ? pause * 2 : 10))
 done
 rm -f "$pidfile"

@@ -35,4 +35,5 @@ for round in $(seq "${KAT_TEST_ROUNDS:-1}"); do
 done
 trap - INT TERM HUP
 clear_up
-[ "$failed" = 0 ] && say "all passed" || fail "see above"
+[ "$failed" = 0 ] || fail "not everything passed; see above"
+say "all passed"

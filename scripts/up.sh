@@ -22,7 +22,7 @@ if ! scripts/agent.sh running; then
     answer=$(as_root "$bin/kat-agent" init --config examples/cluster.kat 2>&1) || code=$?
     # 4 is a conflict: it has been initialised before, and init has changed nothing.
     case "$code" in
-    0) [ -z "$answer" ] || sed 's/^/    /' <<<"$answer" ;;
+    0) while read -r line; do note "$line"; done <<<"$answer" ;;
     4) note "this host is initialised already" ;;
     *) printf '%s\n' "$answer" >&2 && exit "$code" ;;
     esac
