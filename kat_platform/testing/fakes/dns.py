@@ -167,7 +167,7 @@ class FakeDns:
         try:
             query = DNSRecord.parse(packet)
         except DNSError:
-            return DNSRecord(DNSHeader(qr=1, rcode=RCODE.FORMERR)).pack() if len(packet) >= 12 else None
+            return bytes(DNSRecord(DNSHeader(qr=1, rcode=RCODE.FORMERR)).pack()) if len(packet) >= 12 else None
         if query.header.qr:
             return None
         reply = query.reply(ra=0, aa=0)
@@ -181,14 +181,14 @@ class FakeDns:
         if any(record.rtype == QTYPE.OPT for record in query.ar):
             version = query.ar[0].ttl >> 16 & 0xFF
             reply.add_ar(EDNS0(udp_len=1232, ext_rcode=1 if version else 0))
-        whole = cast(bytes, reply.pack())
-        return whole if len(whole) <= size else cast(bytes, reply.truncate().pack())
+        whole = bytes(reply.pack())
+        return whole if len(whole) <= size else bytes(reply.truncate().pack())
 
     async def _forward(self, query: DNSRecord) -> bytes:
         host, port = self.upstreams[0]
         found = DNSRecord.parse(await asyncio.to_thread(query.send, host, port, timeout=3))
         found.header.aa = 0
-        return cast(bytes, found.pack())
+        return bytes(found.pack())
 
     def _refusal(self, query: DNSRecord) -> int:
         if query.header.opcode != OPCODE.QUERY:
