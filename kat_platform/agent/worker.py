@@ -55,6 +55,7 @@ class InstanceWorker:
         self._tries = 0
         self._ready = False
         self._ready_since: float | None = None
+        self._failing = False
         self._prober: asyncio.Task[None] | None = None
         self._told: InstanceStatus | None = None
 
@@ -277,6 +278,7 @@ class InstanceWorker:
 
     def _begin_running(self) -> None:
         assert self.assignment is not None
+        self._failing = False
         balancer = self.assignment.health_check_from
         check = None if balancer is None else balancer.health_check
         if check is None:
@@ -294,9 +296,11 @@ class InstanceWorker:
     def _on_health(self, health: Health, *, failed: bool, restart: bool) -> None:
         if self.container is None or self.container.state is not ContainerState.RUNNING:
             return
-        if health.ready != self._ready:
-            reason, type_ = ("Ready", EventType.NORMAL) if health.ready else ("Unhealthy", EventType.WARNING)
-            self._shop.on_event(self.memory.key, reason, health.message or "the health check succeeds", type_)
+        if health.ready and not self._ready:
+            self._shop.on_event(self.memory.key, "Ready", "the health check succeeds", EventType.NORMAL)
+        elif failed and not self._failing:
+            self._shop.on_event(self.memory.key, "Unhealthy", health.message, EventType.WARNING)
+        self._failing = failed
         bad = health.message and not health.ready
         self._remember(reason="Unhealthy" if bad else "", message=health.message if bad else "")
         if failed and restart:
