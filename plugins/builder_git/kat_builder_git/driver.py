@@ -69,7 +69,7 @@ class GitBuilder:
     async def resolve(self, source: GitSource) -> GitSource:
         """Give the commit that the branch or tag names now.
 
-        Raises ``InvalidInput``, ``NotFound``, ``HostNotReady`` or, worth trying again, ``Unavailable`` and ``TimedOut``.
+        Raises ``InvalidInput``, ``NotFound``, ``HostNotReady`` or, worth another try, ``Unavailable``, ``TimedOut``.
         """
         protocol = protocol_of(source.repository)
         if protocol not in self._config.protocols:
