@@ -150,6 +150,8 @@ class Images:
                     await loader.stdin.drain()
             except ConnectionError:
                 pass  # podman refused it half way; what it says is below
+            finally:
+                loader.stdin.close()
             out, err = await loader.communicate()
         finished = command.Finished(loader.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
         loaded = [line.rsplit(": ", 1)[1].strip() for line in finished.stdout.splitlines() if ": " in line]
