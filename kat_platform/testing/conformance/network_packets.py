@@ -75,6 +75,16 @@ async def containers_reach_each_other(scene: Scene) -> None:
     require(scene.host is not None and (await greeting(scene.host, str(address(1))))[0] == "one", "the host is cut off")
 
 
+@_with_packets("the host answers containers on the gateway address, where DNS listens")
+async def gateway_answers(scene: Scene) -> None:
+    client, host = await scene.container(1), scene.host
+    if host is None:
+        return
+    await scene.serve(host, "host", 8053)
+    seen = await greeting(client, str(address(0)), 8053)
+    require(seen == ("host", str(address(1))), f"the host said {seen}")
+
+
 @_with_packets("a virtual IP leads to every backend, evenly, and the client's address is kept")
 async def virtual_address_balances(scene: Scene) -> None:
     client = await scene.container(1)
@@ -102,6 +112,18 @@ async def no_backend_refuses(scene: Scene) -> None:
     for where in (client, scene.host):
         problem = await _refused(where, VIRTUAL) if where is not None else "no host"
         require(not problem, problem)
+    asker = client.socket(socket.SOCK_DGRAM)
+    try:
+        asker.connect((VIRTUAL, 53))
+        asker.send(b"anybody?")
+        async with asyncio.timeout(2):
+            await asyncio.get_running_loop().sock_recv(asker, 100)
+    except ConnectionRefusedError:
+        return
+    except TimeoutError:
+        require(False, "a UDP packet to a port without backends got no ICMP answer")
+    finally:
+        asker.close()
 
 
 @_with_packets("a backend that drains keeps its connections and gets no new one")

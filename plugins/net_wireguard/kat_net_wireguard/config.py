@@ -22,16 +22,18 @@ class WireGuardConfig(Model):
     """Settings of the network driver ``wireguard``."""
 
     tunnel: TunnelKind = Field(
-        TunnelKind.AUTO,
+        default=TunnelKind.AUTO,
         description="Who carries packets between nodes: auto takes the kernel where it can, else wireguard-go.",
     )
-    userspace_command: str = Field("wireguard-go", description="The program to run where the kernel has no WireGuard.")
+    userspace_command: str = Field(
+        default="wireguard-go", description="The program to run where the kernel has no WireGuard."
+    )
     trusted_sources: tuple[IPv4Network, ...] = Field(
-        (),
+        default=(),
         description="Networks outside the cluster that may reach containers and virtual IPs by routing through a node.",
     )
     open_forward: bool = Field(
-        True,
+        default=True,
         description="Where another firewall (Docker, ufw) drops forwarded packets by default, let the overlay's "
         "through by rules in iptables' FORWARD chain; they are tagged and taken away on reset.",
     )

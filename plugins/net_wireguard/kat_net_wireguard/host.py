@@ -153,7 +153,7 @@ async def _tunnel(config: WireGuardConfig, seen: Kernel) -> list[CheckResult]:
 
 def is_slow(version: str) -> bool:
     """Tell from ``wireguard-go --version`` whether it predates segmentation offload. Pure; unknown is not slow."""
-    dated = re.search(r"\b0\.0\.(20\d\d)\d{4}", version)
+    dated = re.search(r"(?<!\d)0\.0\.(20\d\d)\d{4}", version)
     return dated is not None and int(dated[1]) < _FAST_SINCE
 
 
