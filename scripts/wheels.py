@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import fcntl
 import hashlib
 import json
 import os
@@ -39,8 +40,8 @@ class Project:
         return f"{self.name.replace('-', '_')}-[0-9]*.whl"
 
     def digest(self) -> str:
-        """Give a digest of every source file, by path and content, and of the interpreter that builds."""
-        total = hashlib.sha256(sys.version.encode())
+        """Give a digest of every source file, by path and content."""
+        total = hashlib.sha256()
         for path in self.files:
             content = path.read_bytes()
             total.update(f"{path.relative_to(self.folder)}\0{len(content)}\0".encode())
@@ -93,11 +94,18 @@ def build(project: Project) -> Path:
 
 
 def main() -> int:
-    """Build what changed, tell what was done on stderr, and print every wheel's path."""
+    """Build alone; gives the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--force", action="store_true", help="build everything, changed or not")
     force = parser.parse_args().force
     DIST.mkdir(exist_ok=True)
+    with (DIST / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # `make up` and `make test` may build at the same time
+        return bring_up_to_date(force)
+
+
+def bring_up_to_date(force: bool) -> int:
+    """Build what changed since it was last built, and print every wheel's path."""
     known: dict[str, str] = json.loads(RECORD.read_text()) if RECORD.exists() and not force else {}
     all_projects = projects()
     digests = {project.name: project.digest() for project in all_projects}

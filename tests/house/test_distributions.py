@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import kat_platform
@@ -73,6 +77,40 @@ def test_versions_agree_with_changelogs():
 
 def test_every_python_that_is_promised_is_the_same_everywhere():
     assert {settings(folder)["project"]["requires-python"] for folder in [HOUSE, *PLUGINS]} == {">=3.11"}
+
+
+def declared(project: dict, *extras: str) -> set[str]:
+    lines = [*project["dependencies"], *(line for each in extras for line in project["optional-dependencies"][each])]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def foreign_imports(folder: Path) -> dict[str, str]:
+    """Give the packages a folder's modules import from elsewhere, each with one place that does."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
+                found.setdefault(top, f"{path.relative_to(HOUSE)}:{node.lineno}")
+    return found
+
+
+@pytest.mark.parametrize("folder", [HOUSE / "kat_platform", *(HOUSE / "plugins").glob("*/kat_*")], ids=lambda f: f.name)
+def test_every_import_is_a_declared_dependency(folder):
+    core = folder.name == "kat_platform"
+    project = settings(HOUSE if core else folder.parent)["project"]
+    known = declared(project)
+    for_tests = declared(project, "testing") if core else known
+    offers = metadata.packages_distributions()
+    missing = []
+    for package, where in foreign_imports(folder).items():
+        by = {canonicalize_name(name) for name in offers.get(package, [package])}
+        allowed = for_tests if where.startswith("kat_platform/testing/") else known
+        if package not in (folder.name, "kat_platform", "pydantic_core") and not by & allowed:
+            missing.append(f"{where} imports {package} ({', '.join(by)})")
+    assert missing == [], f"{project['name']} uses what its pyproject.toml does not declare"
 
 
 def test_nothing_of_one_machine_or_of_one_index_is_written_down():

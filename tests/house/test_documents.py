@@ -84,8 +84,8 @@ def test_every_contract_has_its_page_and_every_operation_its_place_there(capabil
     shared = set(operations(CONTRACTS[capability])) & {"start", "stop", "status"}
     missing = [name for name in operations(CONTRACTS[capability]) if name not in shared and f"`{name}" not in text]
     assert missing == [], f"docs/contracts/{capability}.md does not say anything of {', '.join(missing)}"
-    for word in ("idempotent", "retr"):
-        assert word in text.lower(), f"docs/contracts/{capability}.md does not say what is {word}..."
+    for word, what in (("idempotent|repeat", "idempotent"), ("retr|again", "retryable")):
+        assert re.search(word, text.lower()), f"docs/contracts/{capability}.md does not say what is {what}"
     assert f"({capability}.md)" in (DOCS / "contracts" / "README.md").read_text(), "the index names every page"
 
 

@@ -109,14 +109,17 @@ def test_what_is_left_in_the_kernel_is_told_and_removed(tmp_path: Path):
     before, mounted = tmp_path / "before", tmp_path / "mounted"
     before.write_text(leftovers("before", run="kt-mine", folder=tmp_path).stdout)
     mounted.mkdir()
-    for command in (
+    commands = (
         ["ip", "netns", "add", name],
-        ["ip", "link", "add", name, "type", "dummy"],
+        ["ip", "link", "add", name, "type", "bridge"],
         ["nft", "add", "table", "inet", name],
         ["mount", "-t", "tmpfs", "kt", str(mounted)],
-    ):
-        subprocess.run(command, check=True)
-    told = leftovers("after", before, run="kt-mine", folder=tmp_path)
+    )
+    try:
+        for command in commands:
+            subprocess.run(command, check=True)
+    finally:
+        told = leftovers("after", before, run="kt-mine", folder=tmp_path)
     assert told.returncode == 1
     for line in (f"network namespace {name}", f"interface {name}", f"nftables table inet {name}", f"mount {mounted}"):
         assert line in told.stderr
