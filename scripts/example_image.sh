@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/say.sh
 
 image=localhost/kat/hello:1
-data=${KAT_DATA:-/var/lib/kat}
+data=/var/lib/kat # dataPath of examples/cluster.kat
 
 # The runtime's driver keeps its storage apart from the host's; its configuration files say where.
 conf=$(as_root find "$data" -maxdepth 4 -path '*/etc/storage.conf' -print -quit)

@@ -33,3 +33,12 @@ as_root() {
         sudo --preserve-env=KAT_YES,NO_COLOR "$@"
     fi
 }
+
+# kat_agent ARGUMENTS...: the agent's command as root, with the contexts of katcall in the home of whoever runs this.
+kat_agent() {
+    local contexts=${KAT_CONFIG:-${XDG_CONFIG_HOME:-$HOME/.config}/kat/config.json} code=0
+    as_root env "KAT_CONFIG=$contexts" .venv/bin/kat-agent "$@" || code=$?
+    [ "$(id -u)" = 0 ] || ! as_root test -d "$(dirname "$contexts")" ||
+        as_root chown -R "$(id -u):$(id -g)" "$(dirname "$contexts")"
+    return "$code"
+}

@@ -15,11 +15,11 @@ after=$(cat .venv/kat-installed)
 
 if ! scripts/agent.sh running; then
     say "kat-agent check"
-    as_root "$bin/kat-agent" check
+    kat_agent check --config examples/cluster.kat
 
     say "kat-agent init"
     code=0
-    answer=$(as_root "$bin/kat-agent" init --config examples/cluster.kat 2>&1) || code=$?
+    answer=$(kat_agent init --config examples/cluster.kat 2>&1) || code=$?
     # 4 is a conflict: it has been initialised before, and init has changed nothing.
     case "$code" in
     0) while read -r line; do note "$line"; done <<<"$answer" ;;
