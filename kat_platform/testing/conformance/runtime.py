@@ -304,7 +304,7 @@ async def executing(driver: Runtime) -> None:
     require(result.exit_code == 4, f"the exit code is {result.exit_code}, not 4")
     require((result.stdout, result.stderr) == (b"out\n", b"err\n"), "the streams are not what was written")
     odd = "-x \u00fc two\nlines"
-    shown = await driver.exec("kt-one", ("printenv", "ODD"), timeout=10, env={"ODD": odd})
+    shown = await driver.exec("kt-one", ("sh", "-c", 'echo "$ODD"'), timeout=10, env={"ODD": odd})
     require(shown.stdout == f"{odd}\n".encode(), "a value of env did not arrive as it was given")
     missing = await driver.exec("kt-one", ("no-such-program",), timeout=10)
     require(missing.exit_code == 127, f"a missing program ends with {missing.exit_code}, not 127")

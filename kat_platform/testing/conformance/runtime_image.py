@@ -16,7 +16,7 @@ from kat_platform.errors import HostNotReady
 
 REFERENCE: Final = "localhost/kat/conformance:1"
 """The image's name; a runtime that cannot import images must have it already."""
-_PROGRAMS: Final = ("sh", "echo", "sleep", "cat", "true", "false", "printenv", "stty", "head", "tail", "id", "ps")
+_PROGRAMS: Final = ("sh", "echo", "sleep", "cat", "true", "false", "stty", "head", "tail", "id", "ps")
 
 
 def archive(reference: str = REFERENCE) -> bytes:
@@ -30,6 +30,7 @@ def archive(reference: str = REFERENCE) -> bytes:
             "architecture": _architecture(),
             "os": "linux",
             "config": {"Env": ["PATH=/bin", "FROM_IMAGE=yes"], "Cmd": ["sleep", "1000"], "WorkingDir": "/"},
+            "history": [{"created_by": "the runtime kit"}],
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
         }
     ).encode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 _STATEMENT: Final = re.compile(r"""(?:[^;'"]|'[^']*'|"[^"]*")+""")
-_APPLETS: Final = frozenset({"sh", "echo", "true", "false", "sleep", "cat", "printenv", "exit", "trap"})
+_APPLETS: Final = frozenset({"sh", "echo", "true", "false", "sleep", "cat", "exit", "trap"})
 RUN_FOREVER: Final = 10_000_000.0
 """Seconds a program the shell does not know is taken to run: it stands for a server."""
 
@@ -60,12 +60,8 @@ class Process:
                 await asyncio.sleep(RUN_FOREVER)
             case ["echo", *rest]:
                 stream = "stderr" if rest[-1:] == [">&2"] else "stdout"
-                yield stream, (" ".join(word for word in rest if word != ">&2") + "\n").encode()
-            case ["printenv", name]:
-                if name in self.env:
-                    yield "stdout", f"{self.env[name]}\n".encode()
-                else:
-                    self.exit_code = 1
+                said = [self.env.get(word[1:], "") if word[:1] == "$" else word for word in rest if word != ">&2"]
+                yield stream, (" ".join(said) + "\n").encode()
             case ["cat"]:
                 while (data := await self.stdin.get()) is not None:
                     yield "stdout", data

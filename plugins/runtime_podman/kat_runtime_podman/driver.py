@@ -74,6 +74,11 @@ class PodmanRuntime:
             self._layout, settings, self._client, self._images, self._hub, lambda: prepare.limits(self._service.pid)
         )
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Give the environment in which ``podman`` works on this driver's storage, for a person to look into it."""
+        return dict(self._environment)
+
     # --- driver -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

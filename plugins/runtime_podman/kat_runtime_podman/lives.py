@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ import structlog
 
 from kat_platform.errors import KatError
 from kat_platform.interfaces.runtime import Container
+from kat_runtime_podman import usage
 from kat_runtime_podman.layout import Layout
 from kat_runtime_podman.processes import Watched, belongs, monitor_gone, read_pid
 
 _LOG: Final = structlog.get_logger(__name__)
+_KILLED: Final = 137
 _EXIT_FILE_SECONDS: Final = 0.5
 """How long conmon may take to write the exit code; it takes about one millisecond."""
 
@@ -36,7 +39,7 @@ class Live:
     """Set when the process is gone and ``exit_code`` is known."""
     exit_code: int = -1
     oom_killed: bool = False
-    cgroup: Path | None = None
+    oom_counter: Path | None = None
 
 
 class Lives:
@@ -76,6 +79,7 @@ class Lives:
         if not belongs(live.pid, live.id):
             live.process.close()
             self._gone(live)
+        live.oom_counter = usage.oom_counter(live.pid)
 
     def pid_now(self, container_id: str) -> int | None:
         """Read which pid Podman's files name for a container."""
@@ -100,16 +104,31 @@ class Lives:
         task.add_done_callback(self._endings.discard)
 
     async def _find_exit_code(self, live: Live) -> None:
+        self._note_oom(live)
         code = await self._exit_file(live.id)
         if code is None:
             code = await self._exit_by_asking(live)
         live.exit_code = code
-        # conmon, which hears of OOM kills from the kernel, leaves an empty file named oom in the bundle
-        live.oom_killed = live.oom_killed or (self._layout.container(live.id) / "oom").exists()
+        live.oom_killed = live.oom_killed or (code == _KILLED and self._oom_file(live.id).exists())
         if self._by_name.get(live.name) is live:
             del self._by_name[live.name]
         live.over.set()
         self._ended(live)
+
+    def _oom_file(self, container_id: str) -> Path:
+        return self._layout.container(container_id) / "oom"
+
+    def _note_oom(self, live: Live) -> None:
+        """Leave the empty file ``oom`` in the bundle by which Podman knows of an OOM kill.
+
+        conmon should do that, but on kernels whose cgroup v1 has no event notification it never hears of one. The
+        cgroup, and its counter, last until the clean-up some 50 ms from now.
+        """
+        if live.oom_counter is None:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if usage.fields(live.oom_counter.read_text()).get("oom_kill", 0) > 0:
+                self._oom_file(live.id).touch(mode=0o600)
 
     async def _exit_file(self, container_id: str) -> int | None:
         path = self._layout.exits / container_id

@@ -25,6 +25,17 @@ def fields(text: str) -> dict[str, int]:
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
 
 
+def oom_counter(pid: int) -> Path | None:
+    """Find the file that counts OOM kills in a process's cgroup, as field ``oom_kill``; read it with :func:`fields`."""
+    try:
+        paths = cgroup_paths(Path(f"/proc/{pid}/cgroup").read_text())
+    except (OSError, ValueError):
+        return None
+    if "memory" in paths:
+        return _ROOT / f"memory{paths['memory']}" / "memory.oom_control"
+    return _ROOT / paths.get("", "").lstrip("/") / "memory.events"
+
+
 def measure(name: str, pid: int) -> Usage | None:
     """Measure one container by its first process; ``None`` when it is gone.
 
