@@ -8,13 +8,13 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from kat_dns.batch import Datagrams
 from kat_dns.responder import Responder
 from kat_dns.upstream import Forwarder
 from kat_dns.wire import Query
 
 BATCH: Final = 64
 """Packets read per wake-up at most, so that a flood cannot keep the loop from everything else."""
-MAX_PACKET: Final = 4096
 BUFFER_BYTES: Final = 1 << 20
 
 Spawn = Callable[[Coroutine[Any, Any, None]], None]
@@ -30,6 +30,7 @@ class UdpServer:
         self._responder, self._forwarder, self._spawn = responder, forwarder, spawn
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+        self._datagrams = Datagrams(sock, BATCH)
         asyncio.get_running_loop().add_reader(sock.fileno(), self._readable)
 
     def close(self) -> None:
@@ -38,39 +39,21 @@ class UdpServer:
         self.sock.close()
 
     def _readable(self) -> None:
-        """Answer what has arrived. This loop is the hot path: names are local, and a known packet costs one look-up."""
-        receive, send, known = self.sock.recvfrom, self.sock.sendto, self._responder.ready.get
-        count = 0
-        try:
-            while count < BATCH:
-                packet, sender = receive(MAX_PACKET)
-                count += 1
-                found = known(packet[2:])
-                answer = packet[:2] + found if found.__class__ is bytes else self._answer(packet, sender)
-                if answer is None:
-                    continue
-                try:
-                    send(answer, sender)
-                except OSError:  # a full buffer, or a filter: a lost datagram, which the client asks for again
-                    self.dropped += 1
-        except BlockingIOError:
-            pass
-        except OSError:  # an ICMP error for an earlier answer; the next wake-up goes on
-            self.dropped += 1
+        """Answer what has arrived."""
+        count, lost = self._datagrams.serve(self._responder.ready.get, self._answer)
         self.queries += count
+        self.dropped += lost
 
-    def _answer(self, packet: bytes, sender: Any) -> bytes | None:
-        if not sender[1]:
-            return None  # port 0 cannot be answered
+    def _answer(self, packet: bytes, index: int) -> bytes | None:
         answer = self._responder.respond(packet)
         if not isinstance(answer, Query):
             return answer
         remembered = self._forwarder.remembered(answer, limit=answer.limit)
         if remembered is None:
-            self._spawn(self._forward(answer, sender))
+            self._spawn(self._forward(answer, self._datagrams.sender(index)))
         return remembered
 
-    async def _forward(self, query: Query, sender: Any) -> None:
+    async def _forward(self, query: Query, sender: tuple[str, int]) -> None:
         answer = await self._forwarder.resolve(query, limit=query.limit)
         with contextlib.suppress(OSError):  # the socket may have been closed, or be full: as above
             self.sock.sendto(answer, sender)
