@@ -16,12 +16,12 @@ iproute2|ip|interfaces and addresses
 nftables|nft|virtual addresses of services
 wireguard-tools|wg|the overlay network
 etcd-server|etcd|keeps the state of the cluster
+etcd-client|etcdctl|restores backups of that state
 util-linux|setpriv|ends children with their parent
 git|git|sources of workloads
 busybox-static|package:busybox-static|the image of the example
 bind9-dnsutils|dig|asks the DNS at the end of make up'
-test_needs='etcd-client|etcdctl|looks into the store from outside
-docker-registry|docker-registry|images are pulled from a real registry
+test_needs='docker-registry|docker-registry|images are pulled from a real registry
 procps|ps|looks for processes left behind
 openssl|openssl|certificates by somebody else'
 
