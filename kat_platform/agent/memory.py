@@ -27,6 +27,9 @@ class InstanceMemory(Model):
     finished_at: float | None = None
     exit_code: int | None = None
     image_id: str = ""
+    ready: bool = False
+    """Whether it got traffic when this was written: after a restart of the agent it goes on getting it."""
+    ready_since: float | None = None
     attached_pid: int | None = None
     """Process whose network namespace has the interface."""
     boot_id: str = ""
@@ -37,11 +40,11 @@ class InstanceMemory(Model):
     unhealthy: bool = False
     """The health check failed and asks for a restart."""
 
-    def status(self, *, node: str, ready: bool, ready_since: float | None, pid: int | None) -> InstanceStatus:
+    def status(self, *, node: str, pid: int | None) -> InstanceStatus:
         """Give the status to report."""
         return InstanceStatus(
             phase=self.phase,
-            ready=ready,
+            ready=self.ready,
             address=self.address,
             restarts=self.restarts,
             exit_code=self.exit_code,
@@ -50,7 +53,7 @@ class InstanceMemory(Model):
             pid=pid,
             image_id=self.image_id,
             started_at=self.started_at,
-            ready_since=ready_since,
+            ready_since=self.ready_since,
             finished_at=self.finished_at,
             node=node,
         )

@@ -51,16 +51,24 @@ class Prober:
     """Looks at one instance again and again and tells when its health changes."""
 
     def __init__(
-        self, check: HealthCheck, name: str, address: str, runtime: Runtime, on_health: Callable[[Health], None]
+        self,
+        check: HealthCheck,
+        name: str,
+        address: str,
+        runtime: Runtime,
+        on_health: Callable[[Health], None],
+        *,
+        ready: bool = False,
     ) -> None:
         self._check, self._name, self._address, self._runtime = check, name, address, runtime
-        self._on_health = on_health
+        self._on_health, self._ready = on_health, ready
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until cancelled. One that was ``ready`` before stays so until its failures reach the threshold."""
         check = self._check
-        health = Health()
-        await asyncio.sleep(check.initial_delay_seconds)
+        health = Health(self._ready, message="" if self._ready else "not checked yet")
+        if not self._ready:
+            await asyncio.sleep(check.initial_delay_seconds)
         pause = min(FIRST_LOOK, float(check.period_seconds))
         since_counted = 0.0
         clock = asyncio.get_running_loop().time

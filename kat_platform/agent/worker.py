@@ -53,11 +53,13 @@ class InstanceWorker:
         self._wake = asyncio.Event()
         self._retry_at = 0.0
         self._tries = 0
-        self._ready = False
-        self._ready_since: float | None = None
         self._failing = False
+        self._watched_pid: int | None = None
         self._prober: asyncio.Task[None] | None = None
         self._told: InstanceStatus | None = None
+        running = container is not None and container.state is ContainerState.RUNNING
+        if not (running and container is not None and container.pid == memory.attached_pid):
+            self._remember(ready=False, ready_since=None)
 
     # --- what others tell it ---------------------------------------------------------------------------
 
@@ -106,8 +108,6 @@ class InstanceWorker:
         """Give the status to report."""
         return self.memory.status(
             node=self._shop.node,
-            ready=self._ready,
-            ready_since=self._ready_since,
             pid=self.container.pid if self.container is not None else None,
         )
 
@@ -261,8 +261,7 @@ class InstanceWorker:
         box = self.container
         if box is None or box.state is not ContainerState.RUNNING or self.assignment is None:
             return
-        attached = self.memory.attached_pid == box.pid
-        if self._prober is not None or self._ready or not attached:
+        if self._watched_pid == box.pid or self.memory.attached_pid != box.pid:
             return
         if self.assignment.record.desired is Desired.RUN and not self.memory.unhealthy:
             self._remember(
@@ -277,8 +276,9 @@ class InstanceWorker:
             self._begin_running()
 
     def _begin_running(self) -> None:
-        assert self.assignment is not None
+        assert self.assignment is not None and self.container is not None
         self._failing = False
+        self._watched_pid = self.container.pid
         balancer = self.assignment.health_check_from
         check = None if balancer is None else balancer.health_check
         if check is None:
@@ -290,13 +290,14 @@ class InstanceWorker:
         def heard(health: Health) -> None:
             self._on_health(health, failed=health.failed(check), restart=check.on_failure == "Restart")
 
-        prober = Prober(check, self.name, self.memory.address or "", self._shop.runtime, heard)
+        address, ready = self.memory.address or "", self.memory.ready
+        prober = Prober(check, self.name, address, self._shop.runtime, heard, ready=ready)
         self._prober = asyncio.create_task(prober.run(), name=f"probe {self.memory.key}")
 
     def _on_health(self, health: Health, *, failed: bool, restart: bool) -> None:
         if self.container is None or self.container.state is not ContainerState.RUNNING:
             return
-        if health.ready and not self._ready:
+        if health.ready and not self.memory.ready:
             self._shop.on_event(self.memory.key, "Ready", "the health check succeeds", EventType.NORMAL)
         elif failed and not self._failing:
             self._shop.on_event(self.memory.key, "Unhealthy", health.message, EventType.WARNING)
@@ -380,11 +381,9 @@ class InstanceWorker:
         if not ready and not keep_probing and self._prober is not None:
             self._prober.cancel()
             self._prober = None
-        if ready and not self._ready:
-            self._ready_since = self._shop.clock()
-        self._ready = ready
-        if not ready:
-            self._ready_since = None
+        if ready != self.memory.ready:
+            self._remember(ready=ready, ready_since=self._shop.clock() if ready else None)
+            self._shop.journal.save(self.memory)
         self._tell()
 
     async def _end_prober(self) -> None:

@@ -102,7 +102,9 @@ containers = st.one_of(
     st.none(),
     st.builds(
         lambda state, pid: Container(
-            "default.web-abcde", state, pid=pid if state in (ContainerState.RUNNING, ContainerState.INITIALIZED) else None
+            "default.web-abcde",
+            state,
+            pid=pid if state in (ContainerState.RUNNING, ContainerState.INITIALIZED) else None,
         ),
         states,
         st.sampled_from([100, 101]),
@@ -128,7 +130,12 @@ memories = st.builds(
 @given(memory=memories, container=containers)
 def test_from_anywhere_an_instance_comes_to_run_attached(memory: InstanceMemory, container: Container | None) -> None:
     pretend = Pretend(memory, container)
-    if container is not None and container.state is ContainerState.EXITED and memory.finished_at and not memory.next_try_at:
+    if (
+        container is not None
+        and container.state is ContainerState.EXITED
+        and memory.finished_at
+        and not memory.next_try_at
+    ):
         return  # an end that was noted as final: the phase would say so too, which this generator leaves out
     pretend.settle(assignment())
     assert pretend.container is not None
@@ -149,7 +156,9 @@ def test_from_anywhere_an_unwanted_instance_goes_away_whole(
 
 
 @given(memory=memories, container=containers)
-def test_a_running_attached_healthy_container_is_left_alone(memory: InstanceMemory, container: Container | None) -> None:
+def test_a_running_attached_healthy_container_is_left_alone(
+    memory: InstanceMemory, container: Container | None
+) -> None:
     running = Container("default.web-abcde", ContainerState.RUNNING, pid=100)
     memory = memory.model_copy(update={"attached_pid": 100, "unhealthy": False, "next_try_at": None})
     assert next_step(assignment(), memory, running, now=1.0, boot_id="b").action is Action.WAIT

@@ -209,6 +209,27 @@ async def test_a_running_container_is_adopted_not_restarted(bench: Bench) -> Non
     assert not made & {"create", "init", "start_container", "stop_container", "remove"}
 
 
+async def test_a_ready_instance_stays_ready_over_a_restart_of_the_agent(bench: Bench) -> None:
+    check = {"exec": {"command": ["true"]}, "periodSeconds": 1}
+    async with bench.agent(wanted(check=check)) as worker:
+        await until(lambda: worker.status().ready)
+    bench.statuses.clear()
+    async with bench.agent(wanted(check=check)) as worker:
+        assert worker.status().ready
+        await asyncio.sleep(0.3)
+        assert all(status.ready for status in bench.statuses)
+
+
+async def test_an_instance_that_died_with_the_agent_away_is_not_ready_on_return(bench: Bench) -> None:
+    async with bench.agent(wanted()) as worker:
+        await until(lambda: worker.status().ready)
+    bench.runtime.die(NAME, 1)
+    await until(lambda: bench.runtime.containers[NAME].state.value == "exited")
+    async with bench.agent(wanted()) as worker:
+        assert not worker.status().ready
+        await until(lambda: worker.status().ready and worker.status().restarts == 1)
+
+
 @pytest.mark.parametrize("operation", ["ensure_image", "create", "init", "start_container"])
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_crash_around_any_step_resumes(bench: Bench, operation: str, after: bool) -> None:
