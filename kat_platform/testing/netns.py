@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import inspect
 import os
 import socket
 import struct
@@ -143,7 +144,7 @@ class Moved:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._driver, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
 
         async def there(*arguments: Any, **named: Any) -> Any:

@@ -16,6 +16,7 @@ TCP, UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _ORIGINAL, _REPLY, _ZONE = 1, 2, 18
+_PROTOCOL_NUMBER = 1
 _PORT = struct.Struct("!H")
 _SO_MARK = 36
 
@@ -41,11 +42,19 @@ class Connection:
     """The kernel's own encoding of the original direction (and zone), for :func:`forget`."""
 
 
-def connections() -> list[Connection]:
-    """List the TCP and UDP connections tracked in this network namespace."""
+def connections(*, ends: frozenset[IPv4Address] | None = None, protocol: int | None = None) -> list[Connection]:
+    """List the TCP and UDP connections tracked in this network namespace.
+
+    A busy host tracks a hundred thousand. With ``ends`` only those that mention such an address, with ``protocol``
+    only those of it are decoded (and a few more may be given): looking for bytes is five times cheaper.
+    """
+    marks = None if ends is None else [address.packed for address in ends]
+    number = b"" if protocol is None else attribute(_PROTOCOL_NUMBER, bytes((protocol,)))[:5]
     found = []
     with Netlink(NETFILTER) as kernel:
         for payload in kernel.ask(_GET, _FAMILY, DUMP):
+            if number not in payload or (marks is not None and not any(mark in payload for mark in marks)):
+                continue
             entry = attributes(payload, 4)
             original, reply = entry.get(_ORIGINAL), entry.get(_REPLY)
             if original is None or reply is None:
@@ -61,7 +70,7 @@ def connections() -> list[Connection]:
 def _tuple(data: bytes) -> tuple[int, Flow | None]:
     parts = attributes(data)
     ip, proto = attributes(parts.get(1, b"")), attributes(parts.get(2, b""))
-    protocol = proto.get(1, b"\0")[0]
+    protocol = proto.get(_PROTOCOL_NUMBER, b"\0")[0]
     if protocol not in (TCP, UDP) or 1 not in ip or 2 not in ip:
         return protocol, None
     source_port, target_port = _PORT.unpack(proto[2][:2])[0], _PORT.unpack(proto[3][:2])[0]

@@ -249,7 +249,8 @@ class WireGuardNetwork:
 
     @staticmethod
     def _forget_stale(network: NodeNetwork, allowed: Any) -> None:
-        conntrack.forget(conntrack.stale_udp(conntrack.connections(), network.service_cidr, allowed))
+        flows = conntrack.connections(protocol=conntrack.UDP)
+        conntrack.forget(conntrack.stale_udp(flows, network.service_cidr, allowed))
 
     async def reset_connections(self, addresses: frozenset[IPv4Address]) -> None:
         """End connections to vanished addresses: how idle ends learn of it is in ``conntrack``."""
@@ -295,7 +296,7 @@ class WireGuardNetwork:
 
 
 def _end_connections(addresses: frozenset[IPv4Address]) -> int:
-    victims = conntrack.touching(conntrack.connections(), addresses)
+    victims = conntrack.touching(conntrack.connections(ends=addresses), addresses)
     conntrack.forget(victims)
     conntrack.tickle(conntrack.surviving_ends(victims, addresses))
     return len(victims)

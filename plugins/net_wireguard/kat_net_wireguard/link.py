@@ -133,6 +133,9 @@ def _attach(kernel: netlink.Netlink, names: Names, network: NodeNetwork, wanted:
     _inside(namespace, network.gateway.ip, address, network.mtu, host_mac)
     for setting, value in _SETTINGS.items():
         Path(f"/proc/sys/net/ipv4/conf/{near.name}/{setting}").write_text(value)
+    quiet = Path(f"/proc/sys/net/ipv6/conf/{near.name}/disable_ipv6")
+    if quiet.exists():  # the overlay is IPv4: no link-local way around its rules, no router solicitations
+        quiet.write_text("1")
     # The alias before the route: a crash in between leaves something that is known to be ours.
     alias = f"kat {address} {inode} {wanted.instance_id}"
     rtnetlink.set_link(kernel, near.index, alias=alias, mtu=network.mtu)
