@@ -79,6 +79,11 @@ class PodmanRuntime:
         """Give the environment in which ``podman`` works on this driver's storage, for a person to look into it."""
         return dict(self._environment)
 
+    @property
+    def storage(self) -> Path:
+        """Give the folder of Podman's storage: images, layers, containers and their logs."""
+        return self._layout.root
+
     # --- driver -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kat_runtime_podman.config import PodmanConfig
+from kat_runtime_podman.driver import PodmanRuntime
 
 from kat_platform.interfaces.driver import DriverContext
 from kat_platform.interfaces.runtime import Container, ContainerSpec
 from kat_platform.testing.conformance.runtime_image import REFERENCE, archive, chunks
-from kat_runtime_podman.config import PodmanConfig
-from kat_runtime_podman.driver import PodmanRuntime
 
 Launch = Callable[..., Awaitable[Container]]
 

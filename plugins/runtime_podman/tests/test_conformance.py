@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from kat_runtime_podman.config import PodmanConfig
+from kat_runtime_podman.driver import PodmanRuntime
 
 from kat_platform.testing.conformance.kit import Check
 from kat_platform.testing.conformance.runtime import KIT, subject
-from kat_runtime_podman.config import PodmanConfig
-from kat_runtime_podman.driver import PodmanRuntime
 
 
 @pytest.mark.real

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from kat_runtime_podman.config import PodmanConfig
+from kat_runtime_podman.driver import PodmanRuntime
 
 from kat_platform.errors import BuildFailed, ImageNotFound, ImagePullFailed
 from kat_platform.interfaces.driver import DriverContext
 from kat_platform.interfaces.runtime import ContainerSpec
 from kat_platform.testing.conformance.runtime_image import REFERENCE, archive, chunks
-from kat_runtime_podman.config import PodmanConfig
-from kat_runtime_podman.driver import PodmanRuntime
 
 pytestmark = pytest.mark.real
 

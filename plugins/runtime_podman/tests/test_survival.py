@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from kat_runtime_podman.config import PodmanConfig
+from kat_runtime_podman.driver import PodmanRuntime
 
 from kat_platform.errors import RuntimeFailure
 from kat_platform.interfaces.driver import DriverContext, Health
 from kat_platform.interfaces.runtime import Container, ContainerState, Resources, RuntimeEvent, RuntimeEventType
-from kat_runtime_podman.config import PodmanConfig
-from kat_runtime_podman.driver import PodmanRuntime
 
 pytestmark = pytest.mark.real
 Launch = Callable[..., Awaitable[Container]]
