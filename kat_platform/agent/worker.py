@@ -336,13 +336,13 @@ class InstanceWorker:
 
     async def _drain(self) -> None:
         shop, memory = self._shop, self.memory
+        limit = float(self.assignment.document.spec.container.stop_timeout_seconds) if self.assignment else 10.0
         self._remember(phase=Phase.STOPPING, stop_began_at=memory.stop_began_at or shop.clock())
         self._tell()
+        await asyncio.sleep(min(limit, DRAIN_SETTLE))
         if memory.address is not None and isinstance(shop.network, CountsConnections):
-            limit = float(self.assignment.document.spec.container.stop_timeout_seconds) if self.assignment else 10.0
             try:
                 async with asyncio.timeout(limit):
-                    await asyncio.sleep(DRAIN_SETTLE)
                     while await shop.network.open_connections(IPv4Address(memory.address)) > 0:
                         await asyncio.sleep(DRAIN_LOOK)
             except TimeoutError:
@@ -352,11 +352,10 @@ class InstanceWorker:
 
     async def _stop(self) -> None:
         await self._end_prober()
-        grace = 10.0
-        if self.assignment is not None:
-            grace = float(self.assignment.document.spec.container.stop_timeout_seconds)
+        grace = float(self.assignment.document.spec.container.stop_timeout_seconds) if self.assignment else 10.0
         self._set_ready(False)
         self.container = await self._shop.runtime.stop_container(self.name, grace=grace)
+        self._remember(finished_at=None)  # this end has not been judged yet
 
     async def _release(self) -> None:
         await self._shop.network.detach(self.memory.key)

@@ -74,6 +74,7 @@ class Pretend:
                 change = {"drained": True}
             case Action.STOP:
                 self.container = Container(name, ContainerState.EXITED, exit_code=0)
+                change = {"finished_at": None}
             case Action.RELEASE:
                 change = {"network_released": True, "attached_pid": None}
             case Action.REMOVE:
