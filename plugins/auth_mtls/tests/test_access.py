@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kat_auth_mtls.access import CLUSTER_RESOURCES, NAMESPACED_RESOURCES, SENSITIVE, decide
 
@@ -22,11 +22,13 @@ bindings = st.dictionaries(spaces, people, max_size=3)
 STRENGTH = {Role.VIEW: 0, Role.EDIT: 1, Role.ADMIN: 2}
 
 
+@settings(deadline=None)
 @given(bindings, requests)
 def test_every_decision_has_a_reason(held: dict[str, Role], request: Request) -> None:
     assert decide(Identity("ada", held), request).reason
 
 
+@settings(deadline=None)
 @given(bindings, spaces, people, requests)
 def test_a_further_binding_never_takes_a_right_away(
     held: dict[str, Role], space: str, role: Role, request: Request
@@ -36,6 +38,7 @@ def test_a_further_binding_never_takes_a_right_away(
     assert decide(Identity("ada", {**held, space: stronger}), request).allowed >= before
 
 
+@settings(deadline=None)
 @given(people, requests)
 def test_a_binding_elsewhere_gives_nothing_here(role: Role, request: Request) -> None:
     if request.namespace == "shop" or request.resource == "leader":
@@ -45,6 +48,7 @@ def test_a_binding_elsewhere_gives_nothing_here(role: Role, request: Request) ->
     assert not decide(Identity("ada", {"shop": role}), request).allowed
 
 
+@settings(deadline=None)
 @given(bindings, requests)
 def test_only_administrators_of_the_cluster_touch_what_belongs_to_it(held: dict[str, Role], request: Request) -> None:
     allowed = decide(Identity("ada", held), request).allowed
@@ -53,6 +57,7 @@ def test_only_administrators_of_the_cluster_touch_what_belongs_to_it(held: dict[
         assert not (allowed and request.resource in SENSITIVE)
 
 
+@settings(deadline=None)
 @given(people, requests)
 def test_view_only_reads_and_never_secrets(role: Role, request: Request) -> None:
     if decide(Identity("ada", {"*": Role.VIEW}), request).allowed:
@@ -60,12 +65,14 @@ def test_view_only_reads_and_never_secrets(role: Role, request: Request) -> None
         assert request.resource != "secrets"
 
 
+@settings(deadline=None)
 @given(bindings, requests)
 def test_nobody_but_a_node_reports(held: dict[str, Role], request: Request) -> None:
     if request.verb is Verb.REPORT:
         assert not decide(Identity("ada", held), request).allowed
 
 
+@settings(deadline=None)
 @given(st.booleans(), requests, bindings)
 def test_a_node_changes_nothing_and_reports_only_itself(
     control_plane: bool, request: Request, held: dict[str, Role]
@@ -83,11 +90,13 @@ def test_a_node_changes_nothing_and_reports_only_itself(
         assert not allowed
 
 
+@settings(deadline=None)
 @given(requests)
 def test_role_node_without_a_node_is_nobody(request: Request) -> None:
     assert not decide(Identity("x", {"*": Role.NODE}), request).allowed
 
 
+@settings(deadline=None)
 @given(requests)
 def test_who_has_no_binding_has_no_right(request: Request) -> None:
     assert not decide(Identity("ada", {}), request).allowed

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kat_auth_mtls.driver import MtlsAuth, MtlsConfig
 
@@ -91,6 +91,7 @@ def test_certificates_without_one_clear_identity(uris: list[str]) -> None:
         _driver().authenticate(Credentials(certificate=_der(builder.sign(key, hashes.SHA256()))), now=T)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_and_not_remembered(der: bytes) -> None:
     driver = _driver()

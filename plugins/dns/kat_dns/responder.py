@@ -87,7 +87,7 @@ class Responder:
             if self.recursion:
                 return query
             answer = _REFUSED
-        if not stream and query.plain and answer.records and answer.aa:
+        if not stream and query.plain and _is_usual(query, answer):
             return self._prepare(packet, query, answer, limit)
         if len(answer.records) > 1:
             answer = replace(answer, records=random.sample(answer.records, len(answer.records)))
@@ -108,7 +108,7 @@ class Responder:
         records = answer.records
         whole = wire.write(query, answer, limit=limit, recursion=self.recursion)
         ready: Ready
-        if len(records) == 1:
+        if len(records) <= 1:
             ready = whole[2:]
         elif whole[2] & wire.TC >> 8:
             answer = replace(answer, records=random.sample(records, len(records)))
@@ -121,6 +121,11 @@ class Responder:
             self.ready.clear()
         self.ready[packet[2:]] = ready
         return packet[:2] + (ready if isinstance(ready, bytes) else ready.pick())
+
+
+def _is_usual(query: wire.Query, answer: wire.Answer) -> bool:
+    """Tell whether many will ask this: for what exists, and for the AAAA that every resolver asks beside the A."""
+    return answer.aa and bool(answer.records or (query.qtype == wire.AAAA and answer.rcode == wire.NOERROR))
 
 
 def _orders(head: bytes, records: Sequence[bytes], tail: bytes) -> Variants | Shuffled:

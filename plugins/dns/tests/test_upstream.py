@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 from dnslib import EDNS0, QTYPE, RCODE, RR, SOA, A, DNSRecord
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kat_dns import reply, wire
 from kat_dns.cache import ReplyCache, key_of
@@ -261,6 +261,7 @@ def test_cache_honours_ttl_and_bounds() -> None:
     assert cache.get(key_of(_query("a.example")), 1.0) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_garbage_from_upstream_is_malformed_and_nothing_else(packet: bytes) -> None:
     query = _query()

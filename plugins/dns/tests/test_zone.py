@@ -83,6 +83,7 @@ def _questions(view: DnsView) -> set[str]:
     return owners | above | below | fixed | {CLUSTER[9].reverse_pointer, CLUSTER[300].reverse_pointer}
 
 
+@settings(max_examples=60, deadline=None)
 @given(views)
 def test_agrees_with_the_plain_fake(view: DnsView) -> None:
     if any(workload.namespace == "node" for workload in view.workloads):
@@ -93,7 +94,7 @@ def test_agrees_with_the_plain_fake(view: DnsView) -> None:
             assert _ask(zone, name, kind) == lookup(view, name, kind), (name, kind)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(views, views)
 def test_building_on_another_zone_makes_no_difference(before: DnsView, after: DnsView) -> None:
     fresh, built_on = build(after, 5), build(after, 5, build(before, 5))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kat_platform.errors import InvalidValue
@@ -15,18 +15,21 @@ users = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,20}[A-Za-z0-9])?", fullmat
 roles = st.sampled_from(["admin", "edit", "view"])
 
 
+@settings(deadline=None)
 @given(labels, labels, st.sampled_from(NodeRole))
 def test_node_round_trip(cluster: str, name: str, role: NodeRole) -> None:
     node = NodeName(cluster, name, role)
     assert parse_identity(node.uri()) == node
 
 
+@settings(deadline=None)
 @given(labels, users, st.dictionaries(labels | st.just("*"), roles, max_size=4))
 def test_user_round_trip(cluster: str, name: str, bindings: dict[str, str]) -> None:
     user = UserName(cluster, name, bindings)
     assert parse_identity(user.uri()) == user
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60).map(lambda tail: "kat://" + tail) | st.text(max_size=60))
 def test_anything_else_is_refused_or_spelled_the_one_way(text: str) -> None:
     try:

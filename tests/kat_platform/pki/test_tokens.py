@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kat_platform.errors import InvalidValue, Unauthenticated
@@ -15,6 +15,7 @@ from kat_platform.pki.tokens import JoinToken, make_api_token, make_join_token, 
 OURS, THEIRS = "ab" * 32, "cd" * 32
 
 
+@settings(deadline=None)
 @given(st.sampled_from(NodeRole))
 def test_join_token_round_trip(role: NodeRole) -> None:
     token, record = make_join_token(OURS, role, now=0, ttl=60)
@@ -24,6 +25,7 @@ def test_join_token_round_trip(role: NodeRole) -> None:
     assert token.secret.hex() not in repr(token) + record.model_dump_json()
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567_-A"))
 def test_a_changed_character_is_noticed(place: int, letter: str) -> None:
     text = JoinToken("00" * 6, OURS, NodeRole.WORKER, bytes(24)).encode()
@@ -35,6 +37,7 @@ def test_a_changed_character_is_noticed(place: int, letter: str) -> None:
         JoinToken.decode(changed)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_garbage_is_refused(text: str) -> None:
     with pytest.raises(InvalidValue):
