@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import ClassVar
@@ -226,6 +227,7 @@ class EtcdStore:
     async def add_member(self, name: str, peer_url: str) -> Member:
         """Announce a member as a learner; it brings its name when it starts."""
         self._ensure_own("given members")
+        self._folder.adopt(dataclasses.replace(self._folder.identity(), alone=False))
         return await membership.add(self._client, peer_url)
 
     async def join(self, name: str, peer_url: str, members: tuple[Member, ...]) -> None:

@@ -34,6 +34,8 @@ class Identity:
     initial_cluster: str
     state: str = "new"
     token: str = "kat"
+    alone: bool = False
+    """Whether there is no other member, so that nobody is waited for. Without effect on what etcd stores."""
 
 
 def known_flags(help_text: str) -> frozenset[str]:
@@ -54,7 +56,7 @@ def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: froz
         "initial-cluster-state": identity.state,
         "initial-cluster-token": identity.token,
         "heartbeat-interval": str(config.heartbeat_interval_ms),
-        "election-timeout": str(config.election_timeout_ms),
+        "election-timeout": str(election_timeout(config, identity)),
         "auto-compaction-mode": config.compaction_mode,
         "auto-compaction-retention": config.compaction_retention,
         "quota-backend-bytes": str(config.quota_mib * 1024 * 1024),
@@ -82,6 +84,13 @@ def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: froz
         (str(CATCH_UP_ENTRIES), ("snapshot-catchup-entries", "experimental-snapshot-catchup-entries")),
     )
     return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def election_timeout(config: EtcdConfig, identity: Identity) -> int:
+    """Choose the election timeout in ms. A lone member waits one to two of them at every start, for nobody: it gets
+    the least that etcd takes. One that gets company keeps that until its next start, which does no harm: it would
+    only stand for election earlier than the others, and asks them first (pre-vote)."""
+    return min(config.election_timeout_ms, 5 * config.heartbeat_interval_ms if identity.alone else 50_000)
 
 
 def _first_known(known: frozenset[str], *settings: tuple[str, Iterable[str]]) -> Mapping[str, str]:

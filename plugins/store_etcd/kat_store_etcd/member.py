@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 BACKOFF = (0.1, 10.0)
 """Shortest and longest pause before etcd is started again, in seconds."""
-STEADY_SECONDS = 30.0
+STEADY_SECONDS = 10.0
 """How long etcd must have run for the pause to begin at its shortest again."""
 _FULL = "no space left on device"
 
@@ -103,6 +103,8 @@ class Member:
         return [binary, *arguments(self._config, identity, str(self._folder.data), known)]
 
     async def _spawn(self, argv: Sequence[str]) -> EtcdProcess:
+        # etcd does not remove the socket of one that was killed, and would not start over it
+        self._folder.socket.unlink(missing_ok=True)
         process = await EtcdProcess.spawn(argv, self._folder.root, environment(self._config))
         log.info("etcd-started", pid=process.pid)
         return process

@@ -107,7 +107,8 @@ def left_over(data_dir: Path, binary: str, proc: Path = Path("/proc")) -> tuple[
         except OSError:
             continue  # gone meanwhile
         # setpriv may not have made way for etcd yet: the program is then among the first few words
-        if wanted in words[1:] and program in (os.path.basename(word) for word in words[:4]):
+        programs = {os.path.basename(word) for word in words[:4] if not word.startswith(b"-")}
+        if wanted in words[1:] and program in programs:
             found.append(int(folder.name))
     return tuple(sorted(found))
 

@@ -34,7 +34,7 @@ async def snapshot(client: EtcdClient) -> AsyncGenerator[bytes, None]:
 
 def new_cluster(name: str, peer_url: str) -> Identity:
     """Describe the first member of a new cluster, with a token that no member of another one has."""
-    return Identity(name, peer_url, f"{name}={peer_url}", "new", f"kat-{secrets.token_hex(8)}")
+    return Identity(name, peer_url, f"{name}={peer_url}", "new", f"kat-{secrets.token_hex(8)}", alone=True)
 
 
 async def restore(folder: MemberFolder, source: AsyncIterator[bytes], name: str, peer_url: str) -> None:

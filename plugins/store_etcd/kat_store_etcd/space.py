@@ -70,25 +70,25 @@ class Caretaker:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _relieve(self, status: Any) -> None:
-        """Compact, then, if that freed enough, defragment and take this member's alarm back."""
+        """Compact and defragment, once for each change, and take this member's alarm back if that freed enough.
+
+        How much a compaction freed is not known before the file is written anew: ``dbSizeInUse`` lags behind.
+        """
         revision = status.header.revision
-        if revision > self._compacted:
-            log.warning("store-full", size=status.dbSize, in_use=status.dbSizeInUse, quota=self._quota)
-            try:
-                request = rpc.CompactionRequest(revision=revision, physical=True)
-                await self._client.write("compact", "kvstub", "Compact", request, timeout=DEFRAGMENT_SECONDS)
-            except Compacted:
-                pass
-            self._compacted = revision
-            await asyncio.sleep(0.5)  # etcd counts what is in use when it next writes its file
-        status = await self._status()
-        if status.dbSizeInUse > self._quota * LOW_WATER:
+        if revision <= self._compacted:
             return
+        log.warning("store-full", size=status.dbSize, quota=self._quota)
+        try:
+            request = rpc.CompactionRequest(revision=revision, physical=True)
+            await self._client.write("compact", "kvstub", "Compact", request, timeout=DEFRAGMENT_SECONDS)
+        except Compacted:
+            pass
         await self._client.write(
             "defragment", "maintenancestub", "Defragment", rpc.DefragmentRequest(), timeout=DEFRAGMENT_SECONDS
         )
         status = await self._status()
         if status.dbSize > self._quota * LOW_WATER:
+            self._compacted = revision  # nothing more to gain until something else is removed
             return
         request = rpc.AlarmRequest(
             action=rpc.AlarmRequest.DEACTIVATE, memberID=status.header.member_id, alarm=rpc.NOSPACE

@@ -55,9 +55,10 @@ async def write_on(store: EtcdStore, writer: int, stop: asyncio.Event, acknowled
         try:
             await store.put(key, b"%d" % number)
             acknowledged[key] = number
-        except KatError as error:
-            assert error.retryable, error
-        await asyncio.sleep(0.002)
+        except StoreError:
+            continue  # it may or may not have been written
+        finally:
+            await asyncio.sleep(0.002)
 
 
 async def test_a_watch_loses_and_repeats_nothing_while_etcd_is_killed_again_and_again(store: EtcdStore) -> None:
@@ -127,10 +128,11 @@ async def test_a_leadership_outlives_a_restart_of_etcd_and_a_campaign_goes_on(st
     result = await store.transaction((leader.fence(),), (Put(ROOT + "deed", b""),))
     assert result.succeeded
     assert not rival.done()
-    assert not any(
-        task.done() for task in [asyncio.create_task(store.leadership_lost(leader))] if await asyncio.sleep(0.1) is None
-    )
+    lost = asyncio.create_task(store.leadership_lost(leader))
+    await asyncio.sleep(0.1)
+    assert not lost.done()
     await store.resign(leader)
+    await asyncio.wait_for(lost, 1)
     won = await asyncio.wait_for(rival, 10)
     assert won.candidate == "b"
     await store.resign(won)
@@ -195,7 +197,7 @@ async def test_a_second_agent_on_the_same_data_takes_over_a_left_over(make_store
     context = make_context(tmp_path, "kt-a")
     agent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     output, _ = await agent.communicate()
-    child = int(output)
+    child = int(output.split()[-1])
     store = make_store()
     await store.start()
     entry = await store.get(ROOT + "a")
@@ -251,9 +253,13 @@ async def test_a_full_quota_refuses_writes_lets_removals_through_and_mends_itsel
     store = make_store(quota_mib=16)
     await store.bootstrap("kt-a", peer_url())
     await store.start()
-    with pytest.raises(StoreFull):
+
+    async def fill() -> None:
         for number in range(200):
             await store.put(f"{ROOT}fill/{number}", b"x" * 500_000)
+
+    with pytest.raises(StoreFull):
+        await fill()
     assert await store.get(f"{ROOT}fill/0") is not None
     assert "NOSPACE" in " ".join((await store.store_status()).alarms)
     assert await store.delete(f"{ROOT}fill/", prefix=True) > 10
@@ -288,10 +294,7 @@ async def test_a_full_disk_is_told_and_over_when_there_is_room(make_store: MakeS
     await store.start()
     await store.put(ROOT + "a", b"1")
     filler = small_disk / "filler"
-    with open(filler, "wb") as file, pytest.raises(OSError):
-        while True:
-            file.write(b"\0" * 1024 * 1024)
-            file.flush()
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=1M"], capture_output=True)  # until nothing fits
     errors: list[KatError] = []
     for number in range(400):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from kat_store_etcd.driver import EtcdStore
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.real
 ROOT = "/kat/v1/kt/"
 
 
-async def promote(store: EtcdStore, member: str) -> None:
-    """Promote as soon as the learner has caught up."""
+async def insist(change: Callable[[str], Awaitable[None]], member: str) -> None:
+    """Try again while the cluster is not ready for it: a learner is behind, a member has joined within 5 s."""
     for _ in range(100):
         try:
-            return await store.promote_member(member)
+            return await change(member)
         except Unavailable:
             await asyncio.sleep(0.1)
-    raise AssertionError("the learner never caught up")
+    raise AssertionError("the cluster never got ready")
 
 
 async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_store: MakeStore) -> None:
@@ -36,7 +36,7 @@ async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_sto
     second = make_store("kt-b")
     await second.join("kt-b", url, status.members)
     await second.start()
-    await promote(store, learner.id)
+    await insist(store.promote_member, learner.id)
     await store.promote_member(learner.id)
     entry = await second.get(ROOT + "a")
     assert entry is not None
@@ -45,7 +45,7 @@ async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_sto
     assert (await store.get(ROOT + "b")) is not None
     members = (await second.store_status()).members
     assert sorted((member.name, member.learner) for member in members) == [("kt-a", False), ("kt-b", False)]
-    await store.remove_member(learner.id)
+    await insist(store.remove_member, learner.id)
     await store.remove_member(learner.id)
     await store.put(ROOT + "c", b"3")
     with pytest.raises(Conflict, match="last member"):
