@@ -16,6 +16,7 @@ from kat_platform.interfaces.scheduler import Contributions
 from kat_platform.interfaces.store import Change, Leadership
 from kat_platform.leader.controller import Controller
 from kat_platform.leader.election import Election
+from kat_platform.leader.notify import Notifier
 from kat_platform.leader.sweep import Sweeper
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.observability.metrics import Metrics
@@ -119,10 +120,15 @@ class ControlPlane:
             contributions=lambda: self._contributions,
         )
         sweeper = Sweeper(self._drivers.store, self.cache)
-        async with asyncio.TaskGroup() as group:
-            sweeping = group.create_task(sweeper.run(leadership), name="sweeper")
-            await controller.lead(leadership)
-            sweeping.cancel()
+        notifier = Notifier(self.cache, self._announcer)
+        notifier.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                sweeping = group.create_task(sweeper.run(leadership), name="sweeper")
+                await controller.lead(leadership)
+                sweeping.cancel()
+        finally:
+            notifier.stop()
 
     def _on_leadership(self, leads: bool) -> None:
         self._metrics.gauge("kat_leader", 1 if leads else 0)

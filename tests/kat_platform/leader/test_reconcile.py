@@ -304,7 +304,12 @@ def test_a_rolling_update_keeps_its_bounds_whatever_the_nodes_do(
 
 
 @slow_machine
-@given(steps=st.lists(st.tuples(st.sampled_from(["apply", "scale", "restart", "obey", "kill", "revive"]), st.integers(0, 5)), max_size=25))
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["apply", "scale", "restart", "obey", "kill", "revive"]), st.integers(0, 5)),
+        max_size=25,
+    )
+)
 def test_whatever_happens_the_world_settles_on_what_is_wanted(steps: list[tuple[str, int]]) -> None:
     world = World(3)
     world.apply(workload(replicas=2), balancer())
