@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from kat_platform.interfaces.scheduler import (
@@ -112,13 +113,21 @@ def _outcome(
 def broken_rules(
     snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...], plan: PlacementPlan
 ) -> list[str]:
-    """Tell which placements break a rule in the state that the plan leads to, whatever order it was made in."""
+    """Tell which placements break a rule in the state that the plan leads to, whatever order it was made in.
+
+    One that wants company of its own kind may have been the first of its kind, and others come elsewhere later: it is
+    judged by what was there before the plan too.
+    """
     asked, present = _outcome(snapshot, pending, plan)
+    before = present[: len(present) - len(plan.placements)]
     broken: list[str] = []
     for placement in plan.placements:
         who = asked[placement.instance_id]
         others = [placed for placed in present if placed.id != who.id]
         reason = against(snapshot, others, who, placement.node)
+        if reason and who.demand.affinity.required and not against(snapshot, before, who, placement.node):
+            alone = replace(who, demand=replace(who.demand, affinity=Affinity()))
+            reason = against(snapshot, others, alone, placement.node)
         if reason:
             broken.append(f"{who.id} on {placement.node}, which {reason}")
     return broken

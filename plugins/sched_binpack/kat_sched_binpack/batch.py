@@ -25,6 +25,7 @@ from kat_sched_binpack.feasible import Request
 from kat_sched_binpack.fleet import Fleet
 from kat_sched_binpack.score import Scorer, sizes
 from kat_sched_binpack.search import PlainRanking, Ranking
+from kat_sched_binpack.targets import choose
 
 if TYPE_CHECKING:
     from kat_sched_binpack.vectors import Vectors
@@ -53,7 +54,7 @@ class Batch:
         self._placed: dict[str, Placement] = {}
         self._refused: dict[str, Unplaceable] = {}
         self._residents: preempt.Residents | None = None
-        self._vectors = self._make_vectors()
+        self._vectors: Vectors | None = None
 
     def _make_vectors(self) -> Vectors | None:
         if len(self._fleet.nodes) < max(self._config.vector_nodes, 1):
@@ -61,11 +62,15 @@ class Batch:
         from kat_sched_binpack import vectors  # here, since NumPy costs 12 MiB: only for those who need it
 
         demands = {pending.demand.key: pending.demand for pending in self._pending}
-        return vectors.Vectors(self._fleet) if vectors.exact(self._fleet, demands.values()) else None
+        return vectors.Vectors(self._fleet, self._config) if vectors.exact(self._fleet, demands.values()) else None
 
     def plan(self) -> PlacementPlan:
         """Place everything that can be placed; the answers come in the order the instances were given in."""
         groups = self._groups()
+        targets = choose(self._fleet, ((group.demand, len(group.members)) for group in groups if group.only is None))
+        if len(targets) >= self._config.even_nodes:
+            self._fleet.fill_evenly(targets)
+        self._vectors = self._make_vectors()
         for group in groups:
             self._place(group)
         self._try_again([group for group in groups if group.demand.affinity.required])

@@ -29,6 +29,9 @@ class BinpackConfig(Model):
     preemption_candidates: int = Field(
         default=100, ge=1, le=100_000, description="How many nodes are looked at closely for one preemption."
     )
+    even_nodes: int = Field(
+        default=8, ge=1, description="From how many empty nodes on that a batch has to open it fills them evenly."
+    )
     vector_nodes: int = Field(
         default=300, ge=0, description="From how many nodes on vectors are used (this loads NumPy, about 12 MiB)."
     )

@@ -30,6 +30,10 @@ class Fleet:
         self.memory_unit = [100.0 / node.memory_bytes if node.memory_bytes > 0 else 0.0 for node in self.nodes]
         self.cpu_load = [0.0] * len(self.nodes)
         self.memory_load = [0.0] * len(self.nodes)
+        self.even: set[int] = set()
+        """Empty nodes that this batch is to fill evenly; see ``targets.py``."""
+        self.reserve: set[int] = set()
+        """Empty nodes that this batch should do without, as long as they are empty."""
         self.ports: dict[int, dict[tuple[int, str], int]] = {}
         self.gpu_holders: dict[int, dict[str, GpuRequest]] = {}
         self.evicted: set[str] = set()
@@ -68,8 +72,15 @@ class Fleet:
         if demand.host_ports or demand.gpu is not None:
             self._hold(instance_id, demand, i)
         self._weigh(i)
+        self.reserve.discard(i)
         if self.on_change is not None:
             self.on_change(i)
+
+    def fill_evenly(self, targets: list[int]) -> None:
+        """Have this batch fill ``targets`` evenly, and the other empty nodes only when nothing else will do."""
+        self.even = set(targets)
+        unused = (i for i, node in enumerate(self.nodes) if self.free_slots[i] == node.max_instances)
+        self.reserve = set(unused) - self.even
 
     def remove(self, instance_id: str, demand: Demand, i: int) -> None:
         """Give an instance's share back to node ``i``: the exact opposite of :meth:`add`."""

@@ -1,8 +1,10 @@
 """How good a node is for one request: the higher, the better. Only compared among nodes that will do.
 
 ``packing`` is the share (0 to 100) of the node's dominant resource that would be used, so the fullest node that still
-fits wins (best fit). Everything else is added in one fixed order, so that the vector form in ``vectors.py`` adds the
-same floating-point numbers in the same order and comes to the very same sums.
+fits wins (best fit). For a large batch there are nodes to be filled evenly (``targets.py``): there it is 200 less that
+share, so the least full of them wins; and other empty nodes are held back. Everything else is added in one fixed
+order, so that the vector form in ``vectors.py`` adds the same floating-point numbers in the same order and comes to
+the very same sums.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class Scorer:
             request.memory * fleet.memory_unit[i] + fleet.memory_load[i],
         )
         score = packing * self.config.packing
+        if i in fleet.even:
+            score = 200.0 * self.config.packing - score
+        elif i in fleet.reserve:
+            score -= held_back(self.config)
         if self._image and self._image in fleet.nodes[i].images:
             score += self.config.image * 100.0
         if self.unwelcome:
@@ -59,6 +65,11 @@ class Scorer:
         if i in self.avoided:
             score -= AVOIDED
         return score
+
+
+def held_back(config: BinpackConfig) -> float:
+    """Give what is taken off an empty node that the batch should do without: more than packing and spreading count."""
+    return (config.packing + config.spreading) * 100.0
 
 
 def crowding(config: BinpackConfig, mates: int) -> float:

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kat_platform.interfaces.scheduler import Demand
+from kat_sched_binpack.config import BinpackConfig
 from kat_sched_binpack.feasible import Request
 from kat_sched_binpack.fleet import Fleet
 from kat_sched_binpack.relations import Tally
-from kat_sched_binpack.score import AVOIDED, Scorer, contribution, crowding
+from kat_sched_binpack.score import AVOIDED, Scorer, contribution, crowding, held_back
 
 Floats = NDArray[np.float64]
 Marks = NDArray[np.bool_]
@@ -34,7 +35,7 @@ def exact(fleet: Fleet, demands: Iterable[Demand]) -> bool:
 class Vectors:
     """The fleet's rows as vectors, kept true by :attr:`Fleet.on_change`, and scratch space."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, config: BinpackConfig) -> None:
         self.fleet = fleet
         size = len(fleet.nodes)
         self.free_cpu: Floats = np.array(fleet.free_cpu, dtype=np.float64)
@@ -44,6 +45,12 @@ class Vectors:
         self.cpu_load: Floats = np.array(fleet.cpu_load, dtype=np.float64)
         self.memory_load: Floats = np.array(fleet.memory_load, dtype=np.float64)
         self.has_slot: Marks = np.array(fleet.free_slots, dtype=np.int64) > 0
+        self.levelling = bool(fleet.even)
+        self.sign: Floats = np.ones(size, dtype=np.float64)
+        self.sign[list(fleet.even)] = -1.0
+        self.offset: Floats = np.zeros(size, dtype=np.float64)
+        self.offset[list(fleet.even)] = 200.0 * config.packing
+        self.offset[list(fleet.reserve)] = -held_back(config)
         self.scores: Floats = np.empty(size, dtype=np.float64)
         self.scratch: Floats = np.empty(size, dtype=np.float64)
         self.fit: Marks = np.empty(size, dtype=np.bool_)
@@ -59,6 +66,8 @@ class Vectors:
         self.cpu_load[i] = fleet.cpu_load[i]
         self.memory_load[i] = fleet.memory_load[i]
         self.has_slot[i] = fleet.free_slots[i] > 0
+        if i not in fleet.even and i not in fleet.reserve:
+            self.offset[i] = 0.0
 
     def by_node(self, by_place: NDArray[Any], tally: Tally) -> NDArray[Any]:
         """Turn an answer for each place of a tally into an answer for each node."""
@@ -97,6 +106,9 @@ class VectorRanking:
         np.maximum(scores, vectors.scratch, out=scores)
         if scorer.config.packing != 1.0:
             np.multiply(scores, scorer.config.packing, out=scores)
+        if vectors.levelling:
+            np.multiply(scores, vectors.sign, out=scores)
+            np.add(scores, vectors.offset, out=scores)
         if scorer.image_nodes:
             scores[scorer.image_nodes] += scorer.config.image * 100.0
         for i, off in scorer.unwelcome.items():

@@ -24,8 +24,11 @@ NOWHERE = DriverContext("n1", Path("/nonexistent"), Path("/nonexistent"), "kt1")
 SEEDS = st.integers(0, 2**32)
 
 
-def plan(snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...], vector_nodes: int) -> PlacementPlan:
-    return BinpackScheduler(BinpackConfig(vector_nodes=vector_nodes), NOWHERE).schedule(snapshot, pending)
+def plan(
+    snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...], vector_nodes: int, even_nodes: int = 8
+) -> PlacementPlan:
+    config = BinpackConfig(vector_nodes=vector_nodes, even_nodes=even_nodes)
+    return BinpackScheduler(config, NOWHERE).schedule(snapshot, pending)
 
 
 def prioritised(pending: tuple[PendingInstance, ...], top: int) -> tuple[PendingInstance, ...]:
@@ -48,14 +51,15 @@ def test_vectors_and_plain_python_give_the_same_plan(seed: int, top: int) -> Non
     )
     if seed % 3 == 0:
         snapshot = replace(snapshot, contributions=odd)
-    assert plan(snapshot, pending, 10**6) == plan(snapshot, pending, 0)
+    even_nodes = 1 + seed % 4
+    assert plan(snapshot, pending, 10**6, even_nodes) == plan(snapshot, pending, 0, even_nodes)
 
 
 @settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_no_rule_is_broken_and_nothing_that_fits_is_left_out(seed: int) -> None:
     snapshot, pending = random_scene(seed)
-    answer = plan(snapshot, pending, 300)
+    answer = plan(snapshot, pending, 300, 1 + seed % 4)
     assert broken_rules(snapshot, pending, answer) == []
     assert left_out(snapshot, pending, answer) == []
 

@@ -91,7 +91,11 @@ def skewed(chance: random.Random) -> tuple[int, int]:
     return chance.randrange(500, 6001, 100), chance.randrange(1024, 16385, 256)
 
 
-@pytest.mark.parametrize("shape", [uniform, skewed])
+def mixed(chance: random.Random) -> tuple[int, int]:
+    return chance.choice((100, 250, 500, 1000, 2000)), chance.choice((128, 256, 512, 1024, 2048, 4096, 8192))
+
+
+@pytest.mark.parametrize("shape", [uniform, skewed, mixed])
 @pytest.mark.parametrize("replicas", [1, 10])
 def test_packing_is_within_a_few_percent_of_the_lower_bound(
     binpack: Scheduler, shape: object, replicas: int
