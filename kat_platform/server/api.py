@@ -61,7 +61,7 @@ class ServerDeps:
     metrics: Metrics = field(default_factory=Metrics)
     events: EventRecorder | None = None
     """The process's recorder; it must be running. Without one the server runs its own."""
-    plugins_report: Callable[[], Any] = list
+    plugins_report: Callable[[], Any] = dict
     """What is installed, chosen and refused, as JSON."""
     now: Callable[[], float] = time.time
 

@@ -197,9 +197,8 @@ def plugin_routes(given: tuple[Contributed[ApiRoute], ...]) -> tuple[Route, ...]
 
 def _adapt(route: ApiRoute) -> Callable[[web.Request, Api], Any]:
     async def handler(request: web.Request, api: Api) -> web.StreamResponse:
-        with (
-            warnings.catch_warnings()
-        ):  # the contract of hooks promises this name; aiohttp would rather have a typed key
+        with warnings.catch_warnings():
+            # The contract of hooks promises this name; aiohttp prefers a typed key.
             warnings.simplefilter("ignore", web.NotAppKeyWarning)
             request["identity"] = api.caller(request)
         return await route.handler(request)

@@ -88,7 +88,14 @@ _ANSWERS: Final[dict[str, Any]] = {
     "Health": _object(("status",), status=_STRING, revision=_INTEGER, alarms=_array(_STRING)),
     "Version": _object(("version", "apiVersion"), version=_STRING, apiVersion=_STRING, node=_STRING),
     "Leader": _object(("leader",), leader=_nullable(_STRING)),
-    "Plugins": _object(("node", "plugins"), node=_STRING, plugins={}),
+    "Plugins": _object(
+        ("node",),
+        node=_STRING,
+        apiVersion=_STRING,
+        usable=_BOOLEAN,
+        plugins=_array({"type": "object"}),
+        faults=_array({"type": "object"}),
+    ),
     "Deleted": _object(("deleted",), deleted=_BOOLEAN),
     "Plan": _object(
         ("plan", "warnings"),

@@ -6,7 +6,8 @@ from typing import Final
 
 from aiohttp import web
 
-from kat_platform.errors import Conflict, NotFound
+from kat_platform.agent.settings import refuse_fixed_changes
+from kat_platform.errors import NotFound
 from kat_platform.interfaces.auth import Verb
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.server.api import Api
@@ -15,12 +16,6 @@ from kat_platform.server.index import CONFIGURATION, Ref
 from kat_platform.server.requests import answer, answer_json, check_match, flag, read_json
 from kat_platform.server.table import DRY_RUN, PREFIX, Route
 from kat_platform.state import keys
-
-MUTABLE: Final = frozenset(
-    {"backupIntervalMinutes", "backupRetention", "backupPath", "agentTickSeconds", "nodeLossTimeoutSeconds"}
-)
-"""Fields that may change while the cluster lives; agents take them from their view."""
-
 
 async def get(_: web.Request, api: Api) -> web.StreamResponse:
     """Give the configuration."""
@@ -31,7 +26,7 @@ async def get(_: web.Request, api: Api) -> web.StreamResponse:
 
 
 async def put(request: web.Request, api: Api) -> web.StreamResponse:
-    """Change the configuration, in its mutable fields; a change of any other is refused and nothing changes."""
+    """Change the configuration, in the fields that may change; a change of any other is refused and nothing changes."""
     document = await read_json(request, ClusterConfiguration)
     found = await api.repository.configuration()
     if found is None:
@@ -39,23 +34,16 @@ async def put(request: web.Request, api: Api) -> web.StreamResponse:
     check_match(request, found.revision, "the configuration")
     name = document.metadata.name
     changes = field_changes("ClusterConfiguration", "", name, found.value.to_wire(), document.to_wire())
-    fixed = sorted({entry.path for entry in changes if not _mutable(entry.path)})
-    if fixed:
-        raise Conflict(
-            f"these fields cannot change while the cluster lives: {', '.join(fixed)}",
-            hint=f"what can: {', '.join(sorted(MUTABLE))}",
-            fields=fixed,
-        )
+    refuse_fixed_changes(found.value, document)
     revision = found.revision
     if changes and not flag(request, "dryRun"):
         revision = await api.repository.replace(found, document)
         await api.caught_up(revision)
-    return answer_json({"plan": [entry.to_wire() for entry in changes], "warnings": []}, etag=revision)
-
-
-def _mutable(path: str) -> bool:
-    top, _, rest = path.partition(".")
-    return top == "metadata" or (top == "spec" and rest.split(".")[0].split("[")[0] in MUTABLE)
+    warnings = []
+    if any(entry.path.startswith(("spec.plugins.", "spec.pluginConfig")) for entry in changes):
+        warnings.append("plugins and their settings take effect when each kat-agent is restarted")
+    plan = [entry.to_wire() for entry in changes]
+    return answer_json({"plan": plan, "warnings": warnings, "dryRun": flag(request, "dryRun")}, etag=revision)
 
 
 _PATH: Final = f"{PREFIX}/configuration"

@@ -10,7 +10,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from kat_platform.errors import Conflict, KatError, NotFound, Unavailable, UsageError
+from kat_platform.errors import Conflict, KatError, NotFound, RuntimeFailure, Unavailable, UsageError
 from kat_platform.interfaces.auth import Verb
 from kat_platform.model.instance import InstanceRecord
 from kat_platform.server import problems
@@ -83,6 +83,9 @@ def _refused(error: aiohttp.WSServerHandshakeError, record: InstanceRecord) -> K
         return NotFound(f"instance '{record.key}' has no running container on node '{record.node}'")
     if error.status == 409:
         return Conflict(f"instance '{record.key}' is not running")
+    if error.status == 500:
+        text = f"node '{record.node}' could not run the command in instance '{record.key}'"
+        return RuntimeFailure(text, hint="is that program in the image?")
     return Unavailable(f"the agent of node '{record.node}' answered {error.status}")
 
 

@@ -57,7 +57,8 @@ async def leader(_: web.Request, api: Api) -> web.StreamResponse:
 
 async def plugins(_: web.Request, api: Api) -> web.StreamResponse:
     """Tell which plugins are installed, chosen and refused on this node."""
-    return answer_json({"node": api.deps.node_name, "plugins": api.deps.plugins_report()})
+    report = await asyncio.to_thread(api.deps.plugins_report)  # reads what is installed, from disk
+    return answer_json({"node": api.deps.node_name, **report})
 
 
 ROUTES = (
