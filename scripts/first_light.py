@@ -9,6 +9,7 @@ import http.client
 import json
 import subprocess
 import sys
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,19 @@ def katcall(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def find(document: Any, *keys: str) -> Any:
-    """Give the first value under any of ``keys``, however deep."""
-    if isinstance(document, dict):
-        for key in keys:
-            if document.get(key):
-                return document[key]
-    children = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
-    return next((found for child in children if (found := find(child, *keys)) is not None), None)
+def place(workload: str) -> tuple[str, int, str]:
+    """Give virtual IP, port and DNS name of a workload, as ``katcall ports`` tells them."""
+    for row in katcall("ports")["items"]:
+        address, _, port = str(row["address"]).rpartition(":")
+        if str(row["name"]).startswith(f"{workload}.") and port.isdigit():
+            return address, int(port), str(row["name"])
+    sys.exit(f"katcall ports has no address for {workload}")
+
+
+def name_server() -> str:
+    """Give the address of this cluster's DNS on its first node: the first one of the node's subnet."""
+    node = katcall("get", "nodes")["items"][0]
+    return str(ip_network(node["record"]["subnet"])[1])
 
 
 def fetch(address: str, port: int, host: str) -> str:
@@ -54,19 +60,13 @@ def resolve(name: str, server: str) -> str:
 
 def main() -> None:
     """Print URL and both answers; exits with an error when one of them does not come."""
-    name = sys.argv[1]
-    workload = katcall("get", "workloads", name)
-    node = katcall("get", "nodes")
-    configuration_domain = find(node, "clusterDomain") or "kat.cluster.local"
-    address, port = find(workload, "virtualIp", "virtualIP", "vip"), 80
-    gateway = find(node, "dnsAddress", "bridgeAddress", "gateway", "overlayAddress")
-    if not address or not gateway:
-        sys.exit(f"no virtual IP of {name} ({address}) or no DNS address of the node ({gateway}) in what katcall gives")
-    full = f"{name}.default.{configuration_domain}"
-    print(f"    URL            http://{address}:{port}/  (from containers: http://{full}/)")
-    print(f"    by virtual IP  {fetch(address, port, full)}")
-    resolved = resolve(full, str(gateway).split("/")[0])
-    print(f"    by name        dig @{str(gateway).split('/')[0]} {full} -> {resolved}: {fetch(resolved, port, full)}")
+    address, port, name = place(sys.argv[1])
+    server = name_server()
+    url = f"http://{address}/" if port == 80 else f"http://{address}:{port}/"
+    print(f"    URL            {url}  (from containers: http://{name}/)")
+    print(f"    by virtual IP  {fetch(address, port, name)}")
+    resolved = resolve(name, server)
+    print(f"    by name        dig @{server} {name} -> {resolved}: {fetch(resolved, port, name)}")
 
 
 if __name__ == "__main__":

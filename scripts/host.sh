@@ -42,7 +42,7 @@ fi
 is_there() {
     case "$1" in
     package:*) dpkg-query -W -f='${Status}' "${1#package:}" 2>/dev/null | grep -q 'ok installed' ;;
-    python:*) "$(scripts/python.sh --any)" -c "import ${1#python:}, venv" 2>/dev/null ;;
+    python:*) "$(scripts/python.sh --any 2>/dev/null)" -c "import ${1#python:}, venv" 2>/dev/null ;;
     *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null ;;
     esac
 }
