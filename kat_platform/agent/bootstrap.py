@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import structlog
 
@@ -119,7 +118,7 @@ def refuse_initialised(places: Places) -> None:
     if places.node_file.exists():
         node = load_node(places)
         raise Conflict(
-            f"this host is initialised already: node '{node.node_name}' of cluster '{node.cluster_id}' in {places.data}",
+            f"this host is initialised already: {places.data} holds node '{node.node_name}' of '{node.cluster_id}'",
             hint="nothing was changed; to begin anew run 'kat-agent reset' first",
         )
 

@@ -53,9 +53,7 @@ def container_spec(
         user=box.user,
         hostname=record.id,
         mounts=mounts,
-        resources=Resources(
-            cpu_millicores=limits.cpu, memory_bytes=limits.memory, cpu_request_millicores=requests.cpu
-        ),
+        resources=Resources(cpu_millicores=limits.cpu, memory_bytes=limits.memory, cpu_request_millicores=requests.cpu),
         stop_signal=box.stop_signal,
         stop_timeout_seconds=box.stop_timeout_seconds,
         read_only_root=box.security.read_only_root_filesystem,

@@ -1,4 +1,7 @@
-"""Control: the control-plane half of an agent. Store, cache, API and leadership, in one process with the worker half."""
+"""Control:
+
+the control-plane half of an agent. Store, cache, API and leadership, in one process with the worker half.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,7 @@ class ControlPlane:
         self._node, self._places, self._drivers, self._announcer = node, places, drivers, announcer
         self._authority, self._metrics, self._plugins_report = authority, metrics, plugins_report
         self.cache = StateCache(drivers.store)
-        self.recorder = EventRecorder(
-            drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics
-        )
+        self.recorder = EventRecorder(drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics)
         self._leader_name: str | None = None
         self._contributions = Contributions()
 

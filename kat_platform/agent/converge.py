@@ -42,7 +42,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step, why it is taken, and for ``WAIT`` until when (seconds since the epoch; ``None``: until something happens)."""
+    """One step, why it is taken, and for ``WAIT`` until when (seconds since the epoch;
+
+    ``None``: until something happens).
+    """
 
     action: Action
     why: str = ""
@@ -90,9 +93,7 @@ def _settled(memory: InstanceMemory) -> Step:
     return Step(Action.WAIT) if memory.network_released else Step(Action.RELEASE, "it has ended")
 
 
-def _towards_gone(
-    assignment: AssignmentItem | None, memory: InstanceMemory, container: Container | None
-) -> Step:
+def _towards_gone(assignment: AssignmentItem | None, memory: InstanceMemory, container: Container | None) -> Step:
     if container is not None:
         if container.state in (ContainerState.RUNNING, ContainerState.INITIALIZED):
             if container.state is ContainerState.RUNNING and not memory.drained:
@@ -110,9 +111,7 @@ def _towards_gone(
     return Step(Action.WAIT)
 
 
-def _after_exit(
-    policy: RestartPolicy, memory: InstanceMemory, container: Container, now: float, boot_id: str
-) -> Step:
+def _after_exit(policy: RestartPolicy, memory: InstanceMemory, container: Container, now: float, boot_id: str) -> Step:
     if memory.started_at is None or memory.boot_id != boot_id:
         return Step(Action.INIT, "the machine was restarted" if memory.started_at is not None else "")
     if memory.finished_at is None:
@@ -144,7 +143,9 @@ def judge_exit(
     reset = BACKOFF_RESET if policy.reset_seconds is None else float(policy.reset_seconds)
     failures = 0 if ran >= reset else memory.failures
     what = _describe(exit_code, oom_killed, memory.unhealthy)
-    reason = "OOMKilled" if oom_killed else "Unhealthy" if memory.unhealthy else "Completed" if exit_code == 0 else "Error"
+    reason = (
+        "OOMKilled" if oom_killed else "Unhealthy" if memory.unhealthy else "Completed" if exit_code == 0 else "Error"
+    )
     ended = Phase.SUCCEEDED if exit_code == 0 and not memory.unhealthy else Phase.FAILED
     if policy.condition == "Never":
         return Verdict(ended, None, failures, reason, what)

@@ -1,4 +1,7 @@
-"""Daemon: the composition root of ``kat-agent run``. Loads the plugins, starts the parts in order, ends them in order."""
+"""Daemon:
+
+the composition root of ``kat-agent run``. Loads the plugins, starts the parts in order, ends them in order.
+"""
 
 from __future__ import annotations
 
@@ -117,6 +120,7 @@ class Daemon:
             own_tls,
             plugin_facts=plugins.announcer.node_facts,
             on_configuration=self._on_configuration,
+            metrics=self._metrics,
         )
 
     def _on_configuration(self, configuration: ClusterConfiguration, endpoints: tuple[str, ...]) -> None:

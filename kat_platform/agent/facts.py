@@ -69,7 +69,10 @@ def interface_addresses() -> tuple[tuple[str, str], ...]:
 
 
 def underlay_addresses(exclude: frozenset[str]) -> tuple[str, ...]:
-    """Give this machine's own IPv4 addresses, the one used towards the outside first; ``exclude`` are interfaces of KAT's."""
+    """Give this machine's own IPv4 addresses, the one used towards the outside first;
+
+    ``exclude`` are interfaces of KAT's.
+    """
     found = [address for name, address in interface_addresses() if name != "lo" and name not in exclude]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         first = _outward(probe)

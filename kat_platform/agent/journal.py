@@ -1,7 +1,9 @@
 """Journal: what an agent keeps on disk so that it can go on after a crash, a reboot, or alone. Blocking, but small.
 
-One file for each instance, one for the last view of the cluster. Files are replaced whole, so a crash of the agent leaves the
-old one or the new one. They are not flushed to the disk one by one: after a power cut the newest may be missing, and then
+One file for each instance, one for the last view of the cluster. Files are replaced whole, so a crash of the agent
+leaves the
+old one or the new one. They are not flushed to the disk one by one: after a power cut the newest may be missing, and
+then
 the control plane and the runtime tell what they held.
 """
 
@@ -29,7 +31,10 @@ class Journal:
         self._written: dict[str, bytes] = {}
 
     def load(self) -> dict[str, InstanceMemory]:
-        """Read all memories by key. A file that cannot be read is logged and left out: the container is then found anew."""
+        """Read all memories by key.
+
+        A file that cannot be read is logged and left out: the container is then found anew.
+        """
         found = {}
         for path in sorted(self._instances.glob("*.json")):
             try:

@@ -1,4 +1,7 @@
-"""Keeper: all instances of one node. Follows the view, the runtime's events and its own workers, and feeds network and DNS."""
+"""Keeper:
+
+all instances of one node. Follows the view, the runtime's events and its own workers, and feeds network and DNS.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from kat_platform.interfaces.network import Network, Peer, ServiceTable
 from kat_platform.interfaces.runtime import Container, Runtime, RuntimeEventType
 from kat_platform.model.event import EventType
 from kat_platform.model.instance import InstanceStatus, Phase
+from kat_platform.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +65,9 @@ class Keeper:
         journal: Journal,
         reporter: Reporter,
         clock: Callable[[], float],
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._settings, self._runtime, self._network, self._dns = settings, runtime, network, dns
         self._journal, self._reporter = journal, reporter
         self._view = NodeView(settings.node)
@@ -89,6 +95,7 @@ class Keeper:
             return_address=self._return_address,
             on_status=self._on_status,
             on_event=reporter.event,
+            metrics=self._metrics,
         )
 
     # --- the start ------------------------------------------------------------------------------------------
@@ -148,7 +155,10 @@ class Keeper:
         return self._view
 
     def publish(self, view: NodeView, *, complete: bool) -> None:
-        """Take a new view. Only a ``complete`` one (seen to its end) may say that an instance is not wanted any more."""
+        """Take a new view.
+
+        Only a ``complete`` one (seen to its end) may say that an instance is not wanted any more.
+        """
         self._view = view
         for key, assignment in view.assignments.items():
             worker = self._workers.get(key)
@@ -164,7 +174,8 @@ class Keeper:
         self._dirty.set()
 
     def start_workers(self) -> None:
-        """Let the adopted instances go on as the journal says. Containers the journal does not know are left alone until a
+        """Let the adopted instances go on as the journal says. Containers the journal does not know are left alone
+        until a
         complete view tells whether anybody wants them.
         """
         for worker in list(self._workers.values()):
@@ -174,6 +185,15 @@ class Keeper:
     def statuses(self) -> Mapping[str, InstanceStatus]:
         """Give the status of every instance here, by ``NAMESPACE/ID``."""
         return {key: worker.status() for key, worker in self._workers.items()}
+
+    def images(self) -> tuple[str, ...]:
+        """Name the images that instances here have been started from: the scheduler prefers a node that has them."""
+        known = [
+            w.assignment.document.spec.source.image
+            for w in self._workers.values()
+            if w.assignment and w.memory.image_id
+        ]
+        return tuple(sorted({image for image in known if image}))
 
     def container_of(self, key: str) -> str | None:
         """Give the container's name of an instance that is here, else ``None``."""
@@ -240,13 +260,17 @@ class Keeper:
                 pause = 0.1
             except KatError as error:
                 log.warning("tables not applied", error=str(error), retry_in=pause)
-                self._reporter.event("", "NetworkError", f"virtual IPs or names are out of date: {error}", EventType.WARNING)
+                self._reporter.event(
+                    "", "NetworkError", f"virtual IPs or names are out of date: {error}", EventType.WARNING
+                )
                 self._dirty.set()
                 await asyncio.sleep(pause)
                 pause = min(5.0, pause * 2)
 
     async def _apply_tables(self) -> None:
         local = self.statuses()
+        for phase in Phase:
+            self._metrics.gauge("kat_agent_instances", sum(s.phase is phase for s in local.values()), phase.value)
         table = tables.service_table(self._view, local, self._settings.node_addresses)
         peers = tables.peers(self._view)
         old_table, old_names, old_peers = self._published
@@ -284,4 +308,3 @@ class Keeper:
     def _on_status(self, key: str, status: InstanceStatus) -> None:
         self._reporter.status(key, status)
         self._dirty.set()
-

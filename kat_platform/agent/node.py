@@ -28,6 +28,7 @@ from kat_platform.interfaces.driver import Health
 from kat_platform.interfaces.network import NodeNetwork
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.node import Condition, NodeReport
+from kat_platform.observability.metrics import Metrics
 from kat_platform.registry.drivers import Drivers
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,9 @@ class NodeAgent:
         *,
         plugin_facts: Callable[[], Awaitable[NodeFacts]],
         on_configuration: Callable[[ClusterConfiguration, tuple[str, ...]], None],
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self._node, self._places, self._drivers, self._link = node, places, drivers, link
         self._endpoint_tls = endpoint_tls
         self._plugin_facts, self._on_configuration = plugin_facts, on_configuration
@@ -101,10 +104,12 @@ class NodeAgent:
             self._complete = False
             if not self.detached:
                 self.detached = True
+                self._metrics.gauge("kat_agent_detached", 1)
                 log.warning("detached from the control plane: going on with what was last known")
 
     def _attached(self) -> None:
         self.detached = False
+        self._metrics.gauge("kat_agent_detached", 0)
         log.info("attached to the control plane")
         if self._keeper is not None:
             self.reporter.everything_again(self._keeper.statuses())
@@ -163,7 +168,14 @@ class NodeAgent:
             node_addresses=tuple(IPv4Address(address) for address in own),
         )
         keeper = Keeper(
-            settings, drivers.runtime, drivers.network, drivers.dns, self._journal, self.reporter, time.time
+            settings,
+            drivers.runtime,
+            drivers.network,
+            drivers.dns,
+            self._journal,
+            self.reporter,
+            time.time,
+            self._metrics,
         )
         await _until_done("containers", keeper.adopt)
         endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, self._endpoint_tls)
@@ -217,7 +229,7 @@ class NodeAgent:
             versions=versions,
             facts=plugin.labels,
             extra=conditions,
-            images=(),
+            images=self._keeper.images() if self._keeper is not None else (),
         )
         if report != self._sent_report:
             self._sent_report = report
@@ -242,7 +254,10 @@ class NodeAgent:
                 message="; ".join(failed),
             ),
             Condition(
-                type="DriversHealthy", status=not failed and not poor, reason="Drivers", message="; ".join(failed + poor)
+                type="DriversHealthy",
+                status=not failed and not poor,
+                reason="Drivers",
+                message="; ".join(failed + poor),
             ),
             Condition(type="NetworkReady", status=configured, reason="Configured" if configured else "Starting"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -132,8 +133,8 @@ async def _http(check: HttpCheck, address: str) -> str:
     except OSError as error:
         return f"{where}: {_reason(error)}"
     try:
-        request = f"GET {check.path} HTTP/1.1\r\nHost: {address}:{check.port}\r\nUser-Agent: kat-probe\r\nConnection: close\r\n\r\n"
-        writer.write(request.encode())
+        head = f"GET {check.path} HTTP/1.1\r\nHost: {address}:{check.port}\r\n"
+        writer.write(f"{head}User-Agent: kat-probe\r\nConnection: close\r\n\r\n".encode())
         line = await reader.readline()
     except (OSError, ValueError) as error:
         return f"{where}: {error or 'connection closed'}"
@@ -153,13 +154,9 @@ def _judge(line: bytes, check: HttpCheck, where: str) -> str:
 
 async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
-    try:
+    with suppress(OSError):  # the peer may have closed first: that is its right
         await writer.wait_closed()
-    except OSError:
-        pass  # the peer may have closed first: that is its right
 
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
-
-

@@ -1,6 +1,7 @@
 """Tables: from a node's view to what its network and DNS drivers are to do. Pure.
 
-What this node knows of its own instances goes before what the control plane last said of them: readiness takes effect here at
+What this node knows of its own instances goes before what the control plane last said of them: readiness takes effect
+here at
 once, and a node that is cut off still balances rightly over what it runs.
 """
 
@@ -71,7 +72,9 @@ def service_table(
         for port in service.spec.ports:
             ready = tuple(Backend(e.address, port.container_port, e.node == view.node) for e in known if e.ready)
             leaving = tuple(
-                Backend(e.address, port.container_port, e.node == view.node) for e in known if e.draining and not e.ready
+                Backend(e.address, port.container_port, e.node == view.node)
+                for e in known
+                if e.draining and not e.ready
             )
             ports.append(
                 ServicePort(
@@ -143,7 +146,10 @@ def peers(view: NodeView) -> tuple[Peer, ...]:
 
 
 def fold(view: NodeView, items: Mapping[str, Any | None]) -> NodeView:
-    """Fold items of the view stream (``None`` removes) into a new view. Pure; raises ``ValueError`` on a body it cannot read."""
+    """Fold items of the view stream (``None`` removes) into a new view.
+
+    Pure; raises ``ValueError`` on a body it cannot read.
+    """
     nodes, services, assignments = dict(view.nodes), dict(view.services), dict(view.assignments)
     cluster = view.cluster
     for key, body in items.items():

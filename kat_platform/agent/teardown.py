@@ -22,7 +22,8 @@ ORDER = (Capability.RUNTIME, Capability.DNS, Capability.NETWORK, Capability.STOR
 async def reset(places: Places, *, keep_volumes: bool, progress: Callable[[str], None]) -> list[str]:
     """Remove containers, interfaces, rules, processes and files of this node; gives what could not be removed.
 
-    Backups are always kept, volumes if ``keep_volumes``. Raises ``Conflict`` while an agent runs, ``NotFound`` when there is nothing
+    Backups are always kept, volumes if ``keep_volumes``. Raises ``Conflict`` while an agent runs, ``NotFound`` when
+    there is nothing
     to reset.
     """
     node = load_node(places)

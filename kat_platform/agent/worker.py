@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -14,24 +15,18 @@ from kat_platform.agent import volumes
 from kat_platform.agent.addresses import interface
 from kat_platform.agent.containers import container_name, container_spec
 from kat_platform.agent.converge import Action, Step, backoff, judge_exit, next_step
+from kat_platform.agent.drain import drain
 from kat_platform.agent.memory import InstanceMemory
 from kat_platform.agent.probes import Health, Prober
 from kat_platform.agent.workshop import Workshop
 from kat_platform.errors import Conflict, ImageNotFound, InvalidInput, KatError, NotFound
-from kat_platform.interfaces.network import Attachment, CountsConnections
+from kat_platform.interfaces.network import Attachment
 from kat_platform.interfaces.runtime import Container, ContainerState, RuntimeEvent
 from kat_platform.model.event import EventType
 from kat_platform.model.instance import Desired, InstanceStatus, Phase
 from kat_platform.model.view import AssignmentItem
 
 log = structlog.get_logger(__name__)
-
-DRAIN_SETTLE: Final = 0.25
-"""Seconds between taking an instance out of load balancing and looking for connections it still has: by then every node has
-heard of it."""
-
-DRAIN_LOOK: Final = 0.1
-"""Seconds between two counts of the connections of an instance that is being drained."""
 
 REASONS: Final = {
     "image-not-found": "ImageNotFound",
@@ -146,14 +141,17 @@ class InstanceWorker:
 
     async def _take(self, step: Step) -> None:
         log.info("step", instance=self.memory.key, step=str(step))
+        metrics, name, began = self._shop.metrics, step.action.name.lower(), time.perf_counter()
         try:
             await self._actions()[step.action]()
         except KatError as error:
             self._tries += 1
+            metrics.count("kat_agent_step_failures_total", name)
             self._trouble(step, error)
         else:
             self._tries = 0
             self._retry_at = 0.0
+            metrics.observe("kat_agent_step_seconds", time.perf_counter() - began, name)
         self._shop.journal.save(self.memory)
 
     def _actions(self) -> dict[Action, Callable[[], Awaitable[None]]]:
@@ -217,7 +215,8 @@ class InstanceWorker:
 
     async def _attach(self) -> None:
         box = self.container
-        assert box is not None and self.assignment is not None
+        assert box is not None
+        assert self.assignment is not None
         if box.netns is None:
             raise NotFound(f"container {self.name} has no network namespace")
         address = self._shop.take_address(self.memory.key)
@@ -253,6 +252,7 @@ class InstanceWorker:
     async def _restart(self) -> None:
         self._remember(restarts=self.memory.restarts + 1, unhealthy=False)
         await self._init()
+        self._shop.metrics.count("kat_agent_restarts_total")
         text = f"restart {self.memory.restarts}: {self.memory.message}"
         self._shop.on_event(self.memory.key, "Restarted", text, EventType.WARNING)
 
@@ -276,7 +276,8 @@ class InstanceWorker:
             self._begin_running()
 
     def _begin_running(self) -> None:
-        assert self.assignment is not None and self.container is not None
+        assert self.assignment is not None
+        assert self.container is not None
         self._failing = False
         self._watched_pid = self.container.pid
         balancer = self.assignment.health_check_from
@@ -314,7 +315,8 @@ class InstanceWorker:
 
     async def _finish(self) -> None:
         box = self.container
-        assert box is not None and self.assignment is not None
+        assert box is not None
+        assert self.assignment is not None
         code = box.exit_code if box.exit_code is not None else -1
         now = self._shop.clock()
         policy = self.assignment.document.spec.restart_policy
@@ -339,15 +341,7 @@ class InstanceWorker:
         limit = float(self.assignment.document.spec.container.stop_timeout_seconds) if self.assignment else 10.0
         self._remember(phase=Phase.STOPPING, stop_began_at=memory.stop_began_at or shop.clock())
         self._tell()
-        await asyncio.sleep(min(limit, DRAIN_SETTLE))
-        if memory.address is not None and isinstance(shop.network, CountsConnections):
-            try:
-                async with asyncio.timeout(limit):
-                    while await shop.network.open_connections(IPv4Address(memory.address)) > 0:
-                        await asyncio.sleep(DRAIN_LOOK)
-            except TimeoutError:
-                text = f"connections still open {limit:g} s after it was taken out of service: they are cut"
-                shop.on_event(memory.key, "DrainTimedOut", text, EventType.WARNING)
+        await drain(shop, memory.key, memory.address, limit)
         self._remember(drained=True)
 
     async def _stop(self) -> None:

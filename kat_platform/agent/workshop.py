@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from kat_platform.interfaces.network import Network
 from kat_platform.interfaces.runtime import Runtime
 from kat_platform.model.event import EventType
 from kat_platform.model.instance import InstanceStatus
+from kat_platform.observability.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,4 @@ class Workshop:
     on_status: Callable[[str, InstanceStatus], None]
     on_event: Callable[[str, str, str, EventType], None]
     """``(instance key, reason, message, type)``."""
+    metrics: Metrics = field(default_factory=Metrics)

@@ -129,7 +129,8 @@ async def commit(
 ) -> int:
     """Write the changes; gives the store's revision after the last of them.
 
-    Raises ``LeadershipLost`` when this is not the leader any more (nothing of the refused batch is written, nor of those after
+    Raises ``LeadershipLost`` when this is not the leader any more (nothing of the refused batch is written, nor of
+    those after
     it) and ``Conflict`` when something changed since ``state``: decide again on a newer one.
     """
     writes = [operations_for(state, change, now=now) for change in changes]

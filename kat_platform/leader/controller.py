@@ -156,7 +156,8 @@ class Controller:
 def _waiting(state: ClusterState, result: Reconciliation) -> dict[str, InstanceRecord]:
     """Give the instances that need a node: pending ones not being stopped now, and new ones.
 
-    Of a workload whose data has no place yet only one goes ahead: the others follow it to where the data then is. One that
+    Of a workload whose data has no place yet only one goes ahead: the others follow it to where the data then is. One
+    that
     made others stop waits until they are gone.
     """
     updated = {c.record.key: c.record for c in result.changes if isinstance(c, UpdateInstance)}
@@ -224,9 +225,7 @@ def _pins(state: ClusterState, record: InstanceRecord, node: str) -> list[Leader
     ]
 
 
-def _preempt(
-    state: ClusterState, victims: tuple[str, ...], winner: InstanceRecord, now: float
-) -> list[LeaderChange]:
+def _preempt(state: ClusterState, victims: tuple[str, ...], winner: InstanceRecord, now: float) -> list[LeaderChange]:
     stops: list[LeaderChange] = []
     for key in victims:
         namespace, _, identity = key.partition("/")

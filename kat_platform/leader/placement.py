@@ -45,9 +45,7 @@ def demand_of(revision: Revision, pins: Mapping[tuple[str, str, str], str] | Non
     """Give what every instance of a revision asks of its node; ``pins`` tells where its volumes lie already."""
     spec, name, ns = revision.document.spec, revision.workload, revision.namespace
     cpu, memory = spec.container.resources.demand
-    pinned = next(
-        ((v, pins[ns, name, v]) for v in storage_volumes(revision) if pins and (ns, name, v) in pins), None
-    )
+    pinned = next(((v, pins[ns, name, v]) for v in storage_volumes(revision) if pins and (ns, name, v) in pins), None)
     return Demand(
         key=f"{ns}/{name}/{template_digest(revision)[:16]}/{pinned[1] if pinned else ''}",
         namespace=ns,

@@ -1,6 +1,7 @@
 """Reconcile: compare what should be with what is, and name the changes. Pure.
 
-Placement is not decided here: new instances of Services come without a node, and the scheduler gets them next. The same state,
+Placement is not decided here: new instances of Services come without a node, and the scheduler gets them next. The
+same state,
 time and grace give the same changes, ids included.
 """
 
@@ -196,9 +197,7 @@ def _service(
     running = [r for r in records if r.desired is Desired.RUN and r.lost_at is None]
     leaving = [r for r in records if r.desired is Desired.STOP]
     facts = [_fact(state, r, workload, target) for r in running]
-    decision = rollout.decide(
-        spec, wanted, facts, progress, held=workload.paused, stopping=len(leaving), now=now
-    )
+    decision = rollout.decide(spec, wanted, facts, progress, held=workload.paused, stopping=len(leaving), now=now)
     result.wake(decision.wake_at)
     if decision.rollout is not None and decision.rollout != state.rollouts.get((workload.namespace, workload.name)):
         result.changes.append(SetRollout(workload.namespace, workload.name, decision.rollout))
@@ -272,7 +271,9 @@ def _stop(result: Reconciliation, record: InstanceRecord, why: str, now: float) 
         return
     stopped = record.model_copy(update={"desired": Desired.STOP, "stop_reason": why, "stop_at": now})
     # An earlier change of the same record in this pass is folded into this one: a key is written once.
-    result.changes[:] = [c for c in result.changes if not (isinstance(c, UpdateInstance) and c.record.key == record.key)]
+    result.changes[:] = [
+        c for c in result.changes if not (isinstance(c, UpdateInstance) and c.record.key == record.key)
+    ]
     result.changes.append(UpdateInstance(stopped, f"stop: {why}"))
 
 

@@ -1,7 +1,8 @@
 """Rollout: how many instances of which revision a workload needs now. Pure.
 
 The rules for a rolling update, with ``wanted`` instances, surge and unavailable resolved to counts:
-never more than ``wanted + surge`` instances that are to run, never a stop that would leave fewer than ``wanted - unavailable`` available
+never more than ``wanted + surge`` instances that are to run, never a stop that would leave fewer than ``wanted -
+unavailable`` available
 (ready for ``minReadySeconds``). An instance that is not available may be stopped only as far as the same bounds allow.
 """
 
@@ -58,7 +59,8 @@ def decide(
 ) -> Decision:
     """Decide the next step of a Service.
 
-    ``rollout`` is the state so far (already of this target), ``held`` whether the operator paused it, ``stopping`` how many
+    ``rollout`` is the state so far (already of this target), ``held`` whether the operator paused it, ``stopping``
+    how many
     instances are still on their way out. Times in seconds since the epoch.
     """
     rolling = spec.update_strategy.rolling
@@ -146,18 +148,14 @@ def _overdue(
     return Decision(roll_back=back, rollout=rollout.model_copy(update={"state": state, "message": message}))
 
 
-def _scale(
-    facts: list[Fact], wanted: int, usable: frozenset[str]
-) -> tuple[tuple[tuple[str, str], ...], int]:
+def _scale(facts: list[Fact], wanted: int, usable: frozenset[str]) -> tuple[tuple[tuple[str, str], ...], int]:
     if len(facts) <= wanted:
         return (), wanted - len(facts)
     crowd: dict[str, int] = {}
     for fact in facts:
         crowd[fact.node] = crowd.get(fact.node, 0) + 1
     # The least loss first: without a node, back from the lost, not available; then from the fullest node, newest first.
-    order = sorted(
-        facts, key=lambda f: (f.placed, not f.returned, f.id in usable, -crowd[f.node], -f.created_at, f.id)
-    )
+    order = sorted(facts, key=lambda f: (f.placed, not f.returned, f.id in usable, -crowd[f.node], -f.created_at, f.id))
     return tuple((f.id, "scaled down") for f in order[: len(facts) - wanted]), 0
 
 

@@ -101,7 +101,8 @@ _TABLES: Final = (
 def advance(state: ClusterState, changes: Iterable[Change], revision: int) -> ClusterState:
     """Fold changes into a new state as of ``revision``.
 
-    A value that cannot be read (written by a newer version, or by hand) is logged and treated as absent, so that one bad
+    A value that cannot be read (written by a newer version, or by hand) is logged and treated as absent, so that one
+    bad
     object does not stop the cluster.
     """
     touched: dict[str, Any] = {}

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-_spec = importlib.util.spec_from_file_location("leader_world", Path(__file__).with_name("world.py"))
-assert _spec is not None and _spec.loader is not None
-leader_world = sys.modules.setdefault("leader_world", importlib.util.module_from_spec(_spec))
-if not hasattr(leader_world, "World"):
-    _spec.loader.exec_module(leader_world)
-World, workload, balancer = leader_world.World, leader_world.workload, leader_world.balancer
-
-from kat_platform.leader.changes import AssignSubnet, UpdateInstance  # noqa: E402
-from kat_platform.leader.rollout import bounds  # noqa: E402
-from kat_platform.model.instance import Desired, Phase  # noqa: E402
-from kat_platform.model.node import NodeRecord  # noqa: E402
-from kat_platform.model.revision import RolloutState  # noqa: E402
-from kat_platform.state import keys  # noqa: E402
+from kat_platform.leader.changes import AssignSubnet, UpdateInstance
+from kat_platform.leader.rollout import bounds
+from kat_platform.model.instance import Desired, Phase
+from kat_platform.model.node import NodeRecord
+from kat_platform.model.revision import RolloutState
+from kat_platform.state import keys
+from kat_platform.testing.world import World
+from kat_platform.testing.world import make_balancer as balancer
+from kat_platform.testing.world import make_workload as workload
 
 slow_machine = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

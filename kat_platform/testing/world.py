@@ -1,4 +1,4 @@
-"""A pure world for the leader's tests: a state, changes applied to it, and nodes that behave as they are told."""
+"""A pure world for trying the leader: a state, changes applied to it, and nodes that do what a test lets them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from kat_platform.state import keys
 from kat_platform.state.cluster import ClusterState, advance
 
 
-def workload(name: str = "web", **spec: Any) -> Workload:
+def make_workload(name: str = "web", **spec: Any) -> Workload:
     """A valid workload; ``spec`` is in wire form."""
     body = {"type": "Service", "source": {"image": "localhost/app:1"}, **spec}
     return Workload.model_validate({"metadata": {"name": name}, "spec": body})
 
 
-def balancer(name: str = "web", **spec: Any) -> VirtualLoadBalancer:
+def make_balancer(name: str = "web", **spec: Any) -> VirtualLoadBalancer:
     """A load balancer with one port."""
     return VirtualLoadBalancer.model_validate({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], **spec}})
 

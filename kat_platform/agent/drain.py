@@ -1,0 +1,36 @@
+"""Drain: gives an instance's connections time to end before the instance does."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+from typing import Final
+
+from kat_platform.agent.workshop import Workshop
+from kat_platform.interfaces.network import CountsConnections
+from kat_platform.model.event import EventType
+
+SETTLE: Final = 0.25
+"""Seconds between taking an instance out of load balancing and looking for connections it still has: by then every
+node has
+heard of it."""
+
+LOOK: Final = 0.1
+"""Seconds between two counts of the connections that are left; no event tells of the last one's end."""
+
+
+async def drain(shop: Workshop, key: str, address: str | None, limit: float) -> None:
+    """Wait until the instance has no connection left, at most ``limit`` seconds;
+
+    what is left then is told as an event.
+    """
+    await asyncio.sleep(min(limit, SETTLE))
+    if address is None or not isinstance(shop.network, CountsConnections):
+        return
+    try:
+        async with asyncio.timeout(limit):
+            while await shop.network.open_connections(IPv4Address(address)) > 0:  # noqa: ASYNC110 - see LOOK
+                await asyncio.sleep(LOOK)
+    except TimeoutError:
+        text = f"connections still open {limit:g} s after it was taken out of service: they are cut"
+        shop.on_event(key, "DrainTimedOut", text, EventType.WARNING)
