@@ -143,6 +143,29 @@ async def draining_keeps_connections(scene: Scene) -> None:
     writer.close()
 
 
+@_with_packets("no new connection fails while the backends change")
+async def changes_refuse_nobody(scene: Scene) -> None:
+    client = await scene.container(1)
+    for number in range(2, 6):
+        await scene.serve(await scene.container(number), f"s{number}")
+    await scene.driver.apply_services(ServiceTable((service(2),)))
+    changing = True
+
+    async def ask() -> int:
+        count = 0
+        while changing:
+            await greeting(client, VIRTUAL)
+            count += 1
+        return count
+
+    asking = [asyncio.create_task(ask(), name=f"client {number}") for number in range(3)]
+    for turn in range(40):
+        kept = [number for number in range(2, 6) if (turn >> (number - 2)) & 1] or [2]
+        await scene.driver.apply_services(ServiceTable((service(*kept),)))
+    changing = False
+    require(min(await asyncio.gather(*asking)) > 0, "a client got no answer at all")
+
+
 @_with_packets("connections to a vanished instance are reset within two seconds, even when the client only waits")
 async def vanished_is_reset(scene: Scene) -> None:
     client, victim = await scene.container(1), await scene.container(2)

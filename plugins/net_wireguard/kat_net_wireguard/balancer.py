@@ -1,7 +1,7 @@
 """From the service table to nftables: what each chain, set and map should hold. Pure.
 
 A virtual IP costs one lookup in a map, however many there are: ``address . protocol . port`` leads to the service's
-own chain, and its only rule translates to a backend. A service without backends is in no map; its packets stay
+own chain, which translates to a backend. A service without backends is in no map; its packets stay
 addressed to the virtual IP and the base rules refuse them. Chains are named by hashes: no text of a user gets into a
 script.
 """
@@ -58,7 +58,7 @@ def plan(table: ServiceTable, network: NodeNetwork) -> Ruleset:
         if not port.backends:
             continue
         chain, protocol = service_chain(port), port.protocol.lower()
-        chains[chain] = (balance_rule(port, network.node_name),)
+        chains[chain] = balance_rules(port, network.node_name)
         virtual[f"{port.address} . {protocol} . {port.port}"] = f"goto {chain}"
         if port.node_port is not None:
             node_ports[f"{protocol} . {port.node_port}"] = f"goto {chain}"
@@ -85,16 +85,22 @@ def plan(table: ServiceTable, network: NodeNetwork) -> Ruleset:
     return Ruleset(chains, elements, sets)
 
 
-def balance_rule(port: ServicePort, node_name: str) -> str:
-    """Write the rule that gives a new connection its backend: in turn, or by the client's address."""
+def balance_rules(port: ServicePort, node_name: str) -> tuple[str, ...]:
+    """Write the rules that give a new connection its backend: in turn, or by the client's address.
+
+    A packet that is judged by a chain while a transaction replaces it looks into the old rule's map after its
+    elements are gone, finds nothing and falls through. The last rule, which looks nowhere, catches it: without it about
+    one connection in ten thousand was refused while backends changed sixty times a second.
+    """
     backends = _order(port, node_name)
     head = f"meta l4proto {port.protocol.lower()} dnat ip to"
+    direct = f"{head} {backends[0].address}:{backends[0].port}"
     if len(backends) == 1:
-        return f"{head} {backends[0].address}:{backends[0].port}"
+        return (direct,)
     choice = "jhash ip saddr" if port.client_affinity else "numgen inc"
     seed = " seed 0x4b41" if port.client_affinity else ""
     targets = ", ".join(f"{index} : {one.address} . {one.port}" for index, one in enumerate(backends))
-    return f"{head} {choice} mod {len(backends)}{seed} map {{ {targets} }}"
+    return (f"{head} {choice} mod {len(backends)}{seed} map {{ {targets} }}", direct)
 
 
 def _order(port: ServicePort, node_name: str) -> list[Backend]:

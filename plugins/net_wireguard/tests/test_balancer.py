@@ -91,7 +91,7 @@ class Model:
         verdict = self.sets["virtual_ports"].get(f"{port.address} . {port.protocol.lower()} . {port.port}")
         if verdict is None:
             return []
-        (rule,) = self.chains[verdict.removeprefix("goto ")]
+        rule, *last = self.chains[verdict.removeprefix("goto ")]
         assert rule.startswith(f"meta l4proto {port.protocol.lower()} dnat ip to ")
         if single := re.fullmatch(r".* to ([\d.]+):(\d+)", rule):
             return [(single[1], int(single[2]))]
@@ -103,6 +103,8 @@ class Model:
         targets = dict(pair.split(" : ") for pair in several[3].split(", "))
         assert sorted(map(int, targets)) == list(range(int(several[2]))), "a choice leads nowhere"
         places = [target.split(" . ") for target in targets.values()]
+        (caught,) = last
+        assert caught.rpartition(" ")[2].split(":") in places, "a packet that falls through goes to no backend"
         return [(address, int(number)) for address, number in places]
 
 
@@ -252,5 +254,5 @@ def test_one_name_may_hold_several_ports_and_protocols() -> None:
 
 def test_nodes_start_their_round_in_different_places() -> None:
     several = tuple(Backend(IPv4Address("10.100.0.5") + number, 80) for number in range(5))
-    starts = {balancer.balance_rule(service(backends=several), f"n{number}") for number in range(40)}
+    starts = {balancer.balance_rules(service(backends=several), f"n{number}") for number in range(40)}
     assert len(starts) > 1
