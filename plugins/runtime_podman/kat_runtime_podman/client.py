@@ -43,12 +43,18 @@ class Answer:
             return str(self.body.get("message") or self.body.get("cause") or f"status {self.status}")
         return f"status {self.status}"
 
+    @property
+    def absent(self) -> bool:
+        """Whether the object is not there; of one that vanishes meanwhile Podman says so with status 500."""
+        return self.status == 404 or (self.status >= 400 and "no such container" in self.message)
+
 
 class PodmanClient:
     """Asks Podman's service at ``socket()``, which is looked up anew whenever a connection is made."""
 
-    def __init__(self, socket: Callable[[], Path], *, parallel: int, timeout: float) -> None:
+    def __init__(self, socket: Callable[[], Path], answers: asyncio.Event, *, parallel: int, timeout: float) -> None:
         self._socket = socket
+        self._answers = answers
         self._timeout = timeout
         self._parallel = parallel
         self._pool: ThreadPoolExecutor | None = None
@@ -83,12 +89,12 @@ class PodmanClient:
             raise Unavailable("the podman driver is not started")
         limit = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + limit
-        future = asyncio.get_running_loop().run_in_executor(
-            self._pool, self._blocking, method, path, dict(params or {}), json_body, deadline
-        )
         try:
             async with asyncio.timeout(limit):
-                return await future
+                await self._answers.wait()  # a service being started again is worth waiting for
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._pool, self._blocking, method, path, dict(params or {}), json_body, deadline
+                )
         except TimeoutError:
             raise TimedOut(f"podman did not answer {method} {path} within {limit:g} s", path=path) from None
 

@@ -34,6 +34,7 @@ from kat_runtime_podman.lives import Live, Lives
 
 _LOG: Final = structlog.get_logger(__name__)
 _SETTLE_SECONDS: Final = 30.0
+_EXIT_FIRST_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 15.0
 _SIGTERM: Final = int(signals.SIGTERM)
 _SIGKILL: Final = int(signals.SIGKILL)
@@ -224,12 +225,12 @@ class Containers:
             params = {"force": "true", "v": "true", "timeout": "0"}
             for pause in (0.1, 0.4, 0.0):
                 answer = await self._client.call("DELETE", f"/containers/{quote(name)}", params=params)
-                if answer.status < 400 or answer.status == 404:
+                if answer.status < 400 or answer.absent:
                     break
                 await asyncio.sleep(pause)
             else:
                 raise self._failure("remove", name, answer)
-            self._forget(name, existed=answer.status != 404)
+            self._forget(name, existed=not answer.absent)
 
     async def inspect(self, name: str) -> Container | None:
         """Tell what Podman knows of one of KAT's containers."""
@@ -281,7 +282,15 @@ class Containers:
         match event.get("status"):
             case "remove" if container_id in self._removed:
                 self._removed.discard(container_id)
+            case "died":
+                live = self.lives.get(name)
+                if live is not None and live.id == container_id:
+                    live.told_code = int(attributes.get("containerExitCode") or 0)
             case "remove":
+                live = self.lives.get(name)
+                if live is not None and live.id == container_id:  # its exit is told of first
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(live.over.wait(), _EXIT_FIRST_SECONDS)
                 self._ids.pop(name, None)
                 self._hub.emit(RuntimeEvent(RuntimeEventType.REMOVED, name, at=at))
             case "start":
@@ -359,7 +368,7 @@ class Containers:
     async def _inspect_raw(self, name: str) -> dict[str, Any] | None:
         translate.check_name(name)
         answer = await self._client.call("GET", f"/containers/{quote(name)}/json")
-        if answer.status == 404:
+        if answer.absent:
             return None
         if answer.status >= 400 or not isinstance(answer.body, dict):
             raise self._failure("inspect", name, answer)

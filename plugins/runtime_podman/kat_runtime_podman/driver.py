@@ -55,7 +55,10 @@ class PodmanRuntime:
         self._environment = self._layout.environment(os.environ)
         self._service = PodmanService(self._layout, self._environment)
         self._client = PodmanClient(
-            lambda: self._service.socket, parallel=config.max_parallel_calls, timeout=config.call_timeout_seconds
+            lambda: self._service.socket,
+            self._service.answers,
+            parallel=config.max_parallel_calls,
+            timeout=config.call_timeout_seconds,
         )
         self._hub = Hub()
         self._images = Images(self._layout, config, self._client, self._environment)
@@ -133,7 +136,7 @@ class PodmanRuntime:
             try:
                 await self._containers.foreign(event)
             except Exception as error:  # one odd event must not end the driver; the next list shows the truth
-                _LOG.warning("podman-event-not-handled", error=str(error), event=str(event)[:300])
+                _LOG.warning("podman-event-not-handled", error=str(error), about=str(event)[:300])
 
     async def status(self) -> DriverStatus:
         """Tell how it is, without asking Podman."""

@@ -40,6 +40,8 @@ class Live:
     exit_code: int = -1
     oom_killed: bool = False
     oom_counter: Path | None = None
+    told_code: int | None = None
+    """Exit code as Podman's event stream told it."""
 
 
 class Lives:
@@ -105,7 +107,7 @@ class Lives:
 
     async def _find_exit_code(self, live: Live) -> None:
         self._note_oom(live)
-        code = await self._exit_file(live.id)
+        code = await self._exit_file(live)
         if code is None:
             code = await self._exit_by_asking(live)
         live.exit_code = code
@@ -130,14 +132,17 @@ class Lives:
             if usage.fields(live.oom_counter.read_text()).get("oom_kill", 0) > 0:
                 self._oom_file(live.id).touch(mode=0o600)
 
-    async def _exit_file(self, container_id: str) -> int | None:
-        path = self._layout.exits / container_id
+    async def _exit_file(self, live: Live) -> int | None:
+        """Read the file conmon leaves; a ``podman rm`` by somebody else may take it away first."""
+        path = self._layout.exits / live.id
         until = time.monotonic() + _EXIT_FILE_SECONDS
         pause = 0.0005
         while time.monotonic() < until:
             try:
                 return int(path.read_text())
             except (OSError, ValueError):
+                if live.told_code is not None:
+                    return live.told_code
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 0.05)
         return None

@@ -91,7 +91,7 @@ class PodmanService:
         for stale in self._layout.sockets.glob("*.sock"):
             stale.unlink(missing_ok=True)
         process = self._process = await asyncio.create_subprocess_exec(
-            *("setpriv", "--pdeathsig", "TERM", "--", "podman", "--log-level", "warn", "system", "service"),
+            *("setpriv", "--pdeathsig", "TERM", "--", "podman", "--log-level", "error", "system", "service"),
             *("--time", "0", f"unix://{self.socket}"),
             env=self._environment | {"GOGC": "50"},
             stdin=asyncio.subprocess.DEVNULL,

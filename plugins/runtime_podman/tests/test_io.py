@@ -33,8 +33,8 @@ async def test_a_spec_arrives_as_given(runtime: PodmanRuntime, launch: Launch, t
     tmp_path.chmod(0o755)
     await launch(
         "kt-a",
-        'echo "$ODD"; cat /m/f /etc/resolv.conf; id -u; cat /proc/sys/kernel/hostname; (echo no > /x); cat /proc/mounts;'
-        " cat /etc/hosts",
+        'echo "$ODD"; cat /m/f /etc/resolv.conf; id -u; cat /proc/sys/kernel/hostname; (echo no > /x);'
+        " cat /proc/mounts /etc/hosts",
         env={"ODD": "--a 'b' \"c\"\n\u00fc"},
         mounts=(Mount(str(tmp_path), "/m", read_only=True),),
         tmpfs=("/t",),
@@ -75,9 +75,13 @@ async def test_entrypoint_and_arguments(runtime: PodmanRuntime, tmp_path: Path) 
 
 async def test_a_missing_program_cannot_start(runtime: PodmanRuntime) -> None:
     await runtime.create(ContainerSpec("kt-a", REFERENCE, command=("/no/such",)))
-    with pytest.raises(RuntimeFailure, match="/no/such"):
+
+    async def bring_up() -> None:
         await runtime.init("kt-a")
         await runtime.start_container("kt-a")
+
+    with pytest.raises(RuntimeFailure, match="/no/such"):
+        await bring_up()
 
 
 async def test_long_lines_are_whole_and_a_chatty_container_does_not_fill_the_disk(
@@ -108,16 +112,17 @@ async def test_terminals(runtime: PodmanRuntime, launch: Launch) -> None:
     await launch("kt-a", "sleep 100")
     session = await runtime.open_exec("kt-a", ("sh",), tty=True, stdin=True)
     collected = bytearray()
+    answered = asyncio.Event()
 
     async def read() -> None:
         async for _, data in session.output():
             collected.extend(data)
+            if b"42 ready" in collected:
+                answered.set()
 
     reader = asyncio.create_task(read())
     await session.write(b"echo $((40+2)) ready\n")
-    async with asyncio.timeout(10):
-        while b"42 ready" not in collected:
-            await asyncio.sleep(0.02)
+    await asyncio.wait_for(answered.wait(), 10)
     await session.resize(33, 77)
     await asyncio.sleep(0.2)
     await session.write(b"stty size; exit 9\n")

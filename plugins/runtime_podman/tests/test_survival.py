@@ -15,7 +15,15 @@ from kat_runtime_podman.driver import PodmanRuntime
 
 from kat_platform.errors import RuntimeFailure
 from kat_platform.interfaces.driver import DriverContext, Health
-from kat_platform.interfaces.runtime import Container, ContainerState, Resources, RuntimeEvent, RuntimeEventType
+from kat_platform.interfaces.runtime import (
+    Container,
+    ContainerSpec,
+    ContainerState,
+    Resources,
+    RuntimeEvent,
+    RuntimeEventType,
+)
+from kat_platform.testing.conformance.runtime_image import REFERENCE
 
 pytestmark = pytest.mark.real
 Launch = Callable[..., Awaitable[Container]]
@@ -33,6 +41,8 @@ async def test_the_service_may_be_killed(runtime: PodmanRuntime, launch: Launch)
     events = runtime.events()
     service = (await runtime.status()).facts["service_pid"]
     os.kill(service, signal.SIGKILL)
+    await asyncio.sleep(0.02)
+    await runtime.create(ContainerSpec("kt-b", REFERENCE))  # waits for the service instead of failing
     await seen(events, RuntimeEventType.GAP)
     status = await runtime.status()
     assert status.health is Health.OK
