@@ -81,6 +81,10 @@ class Member:
         if self.pid is None:
             why = f": {self._reason}" if self._reason else ""
             return DriverStatus(Health.FAILED, f"etcd does not run{why}", facts)
+        if self._reason:
+            return DriverStatus(
+                Health.DEGRADED, f"etcd was started again and does not answer yet: {self._reason}", facts
+            )
         return DriverStatus(Health.OK, "", facts)
 
     def explain(self, write: bool, error: KatError) -> KatError:

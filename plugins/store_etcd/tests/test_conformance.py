@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from kat_store_etcd.config import EtcdConfig
 from kat_store_etcd.driver import EtcdStore
 
-from kat_platform.interfaces.driver import ChecksHost, Driver, Resettable
+from kat_platform.interfaces.driver import ChecksHost, Driver, DriverContext, Resettable
 from kat_platform.interfaces.store import HasMembers, Restores, Store
 from kat_platform.testing.conformance.kit import Check
 from kat_platform.testing.conformance.store import KIT, subject
@@ -19,9 +21,11 @@ async def test_etcd_keeps_the_contract(check: Check[Store]) -> None:
     assert outcome.passed, f"{outcome.rule}: {outcome.failure}"
 
 
-def test_the_driver_has_the_optional_powers(tmp_path: object) -> None:
-    for power in (Driver, Store, HasMembers, Restores, Resettable, ChecksHost):
-        assert issubclass(EtcdStore, power) or all(hasattr(EtcdStore, name) for name in power.__protocol_attrs__)
+@pytest.mark.parametrize("power", [Driver, Store, HasMembers, Restores, Resettable, ChecksHost])
+def test_the_driver_has_the_optional_powers(power: type, tmp_path: Path) -> None:
+    context = DriverContext("kt-a", tmp_path / "data", tmp_path / "run", "kt0")
+    assert isinstance(EtcdStore(EtcdConfig(), context), power)
+    assert list(tmp_path.iterdir()) == [], "construction must not do I/O"
 
 
 async def test_the_host_check_tells_what_is_missing() -> None:

@@ -45,6 +45,15 @@ async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_sto
     assert (await store.get(ROOT + "b")) is not None
     members = (await second.store_status()).members
     assert sorted((member.name, member.learner) for member in members) == [("kt-a", False), ("kt-b", False)]
+    await asyncio.gather(store.stop(), second.stop())  # as when every node is switched off
+    await asyncio.gather(store.start(), second.start())
+    assert (await store.get(ROOT + "b")) is not None
+    leader = await store.campaign(ROOT + "leader", "kt-a", ttl=5)
+    rival = asyncio.create_task(second.campaign(ROOT + "leader", "kt-b", ttl=5))
+    await asyncio.sleep(0.3)
+    assert not rival.done()
+    await store.resign(leader)
+    await second.resign(await asyncio.wait_for(rival, 5))
     await insist(store.remove_member, learner.id)
     await store.remove_member(learner.id)
     await store.put(ROOT + "c", b"3")
