@@ -1,7 +1,8 @@
 """Daemons: one instance of a DaemonService on each node that will have it. Pure.
 
 An update goes from node to node: at most ``maxUnavailable`` nodes (at least one) are without a ready instance
-at a time, and the old instance of a node is gone before the new one is made, because both may want the same ports or files.
+at a time, and the old instance of a node is gone before the new one is made, because both may want the same
+ports or files.
 """
 
 from __future__ import annotations
