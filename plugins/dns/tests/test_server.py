@@ -50,7 +50,11 @@ async def test_many_questions_on_one_stream(tmp_path: Path) -> None:
         writer.close()
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x00", b"\x00\x20" + QUESTION[:10], b"\xff\xff" + bytes(100), b"\x00\x00"])
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"\x00", b"\x00\x20" + QUESTION[:10], b"\xff\xff" + bytes(100), b"\x00\x00"],
+    ids=["nothing", "half a length", "half a question", "zeros", "no length"],  # a question's id is random
+)
 async def test_a_stream_that_says_nothing_useful_is_closed(tmp_path: Path, sent: bytes) -> None:
     async with _running(tmp_path, tcp_idle_timeout=0.2) as (_, where):
         reader, writer = await asyncio.open_connection(str(where.address), where.port)
