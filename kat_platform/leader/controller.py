@@ -10,8 +10,14 @@ from typing import Final
 
 import structlog
 
-from kat_platform.errors import Conflict, KatError, LeadershipLost, Unavailable
-from kat_platform.interfaces.scheduler import Contributions, PlacementPlan, Scheduler
+from kat_platform.errors import Conflict, KatError, LeadershipLost
+from kat_platform.interfaces.scheduler import (
+    Contributions,
+    PendingInstance,
+    PlacementPlan,
+    Scheduler,
+    SchedulingSnapshot,
+)
 from kat_platform.interfaces.store import Leadership, Store
 from kat_platform.leader import narrate
 from kat_platform.leader.changes import CreateInstance, LeaderChange, PinVolume, UpdateInstance
@@ -98,9 +104,9 @@ class Controller:
                 self._metrics.count("kat_leader_conflicts_total")
                 log.info("decided on an old state", reason=str(conflict))
                 return now + 0.02
-            except Unavailable as error:
-                log.warning("store unavailable", error=str(error))
-                return now + 0.5
+            except KatError as error:  # the store is away or full: nothing was written, or it is seen on the next pass
+                log.warning("changes not written", error=str(error), code=error.code)
+                return now + (0.5 if error.retryable else 2.0)
             for change in changes:
                 log.info("change", what=str(change))
                 self._metrics.count("kat_leader_changes_total", type(change).__name__)
@@ -128,19 +134,30 @@ class Controller:
             return result.changes, []
         queue = pending_instances(state, waiting.values(), result.only_node)
         snapshot = scheduling_snapshot(state, self._contributions())
-        started = time.perf_counter()
-        if len(queue) < IN_THREAD:
-            plan = self._scheduler.schedule(snapshot, queue)
-        else:
-            plan = await asyncio.to_thread(self._scheduler.schedule, snapshot, queue)
-        self._metrics.observe("kat_scheduler_seconds", time.perf_counter() - started)
-        self._metrics.count("kat_scheduler_placed_total", by=len(plan.placements))
-        self._metrics.gauge("kat_scheduler_unplaceable", len(plan.unplaceable))
-        faults = verify(snapshot, queue, plan)
+        plan, faults = await self._ask(snapshot, queue)
         if faults:
             return result.changes, self._refuse(faults, now)
         self._seen_plan_faults = frozenset()
         return _apply(state, result.changes, waiting, plan, now), []
+
+    async def _ask(
+        self, snapshot: SchedulingSnapshot, queue: tuple[PendingInstance, ...]
+    ) -> tuple[PlacementPlan, list[str]]:
+        """Ask the scheduler, and check its plan; a plugin that breaks places nothing and harms nothing else."""
+        started = time.perf_counter()
+        try:
+            if len(queue) < IN_THREAD:
+                plan = self._scheduler.schedule(snapshot, queue)
+            else:
+                plan = await asyncio.to_thread(self._scheduler.schedule, snapshot, queue)
+            faults = verify(snapshot, queue, plan)
+        except Exception as error:  # a stranger's code may raise anything: it is told as that plugin's fault
+            log.exception("scheduler failed", scheduler=self._scheduler.info.name)
+            return PlacementPlan(), [f"it raised {type(error).__name__}: {error}"]
+        self._metrics.observe("kat_scheduler_seconds", time.perf_counter() - started)
+        self._metrics.count("kat_scheduler_placed_total", by=len(plan.placements))
+        self._metrics.gauge("kat_scheduler_unplaceable", len(plan.unplaceable))
+        return plan, faults
 
     def _refuse(self, faults: list[str], now: float) -> list[Event]:
         """Place nothing of a plan that breaks a rule, and say whose fault it is, once."""

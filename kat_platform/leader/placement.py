@@ -120,7 +120,7 @@ def scheduling_snapshot(
             continue
         demand = _demand_for(state, demands, record)
         if demand is not None and not _over(state, record):
-            placed.append(PlacedInstance(record.key, demand, record.node))
+            placed.append(PlacedInstance(record.key, demand, record.node, movable=not record.only_node))
     nodes = tuple(schedulable(state, node) for _, node in sorted(state.nodes.items()))
     return SchedulingSnapshot(state.revision, nodes, tuple(placed), contributions)
 
