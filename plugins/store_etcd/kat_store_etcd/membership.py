@@ -12,6 +12,7 @@ from kat_platform.interfaces.store import Member, StoreStatus
 from kat_store_etcd.client import EtcdClient
 
 STATUS_SECONDS = 2.0
+LEADER_SECONDS = 5.0
 
 
 def member(found: Any) -> Member:
@@ -57,8 +58,14 @@ async def promote(client: EtcdClient, text: str) -> None:
 
 
 async def remove(client: EtcdClient, text: str) -> None:
-    """Take a member out; etcd refuses when the rest would have no quorum, and so does this for the last voter."""
+    """Take a member out; etcd refuses when the rest would have no quorum, and so does this for the last voter.
+
+    When the one removed was etcd's leader this waits until the others have elected another; what somebody else asks
+    for meanwhile may time out.
+    """
     known = await members(client)
+    if not any(one.id == text for one in known):
+        return
     voters = [one for one in known if not one.learner]
     if len(voters) == 1 and voters[0].id == text:
         raise Conflict("the last member with a vote cannot be removed", hint="`kat-agent reset` ends the cluster")
@@ -67,6 +74,16 @@ async def remove(client: EtcdClient, text: str) -> None:
         await client.write(f"remove member {text}", "clusterstub", "MemberRemove", request)
     except NotFound:
         return
+    await _led_by_another(client, member_id(text))
+
+
+async def _led_by_another(client: EtcdClient, removed: int) -> None:
+    """Wait until the members have a leader that is not the one removed: what they are asked before may be lost."""
+    for _ in range(int(LEADER_SECONDS / 0.1)):
+        status = await client.read("look at the member", "maintenancestub", "Status", rpc.StatusRequest())
+        if status.leader not in (0, removed):
+            return
+        await asyncio.sleep(0.1)
 
 
 async def store_status(client: EtcdClient) -> StoreStatus:

@@ -26,6 +26,7 @@ async def insist(change: Callable[[str], Awaitable[None]], member: str) -> None:
     raise AssertionError("the cluster never got ready")
 
 
+@pytest.mark.slow
 async def test_a_member_is_added_promoted_and_removed(store: EtcdStore, make_store: MakeStore) -> None:
     await store.put(ROOT + "a", b"1")
     url = peer_url()
