@@ -28,6 +28,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _DEADLINE_SECONDS = 20.0
 _FIREWALL_SECONDS = 30.0
+_GREETING_SECONDS = 0.5
 _RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -193,8 +194,22 @@ class WireGuardNetwork:
         own = keys.decode(await self.public_key())
         resolved = tuple([await _resolved(peer) for peer in peers])
         wanted = mesh.wanted_peers(network, own, resolved)
-        await tunnel.change(mesh.changes(await tunnel.peers(), wanted, self._told, time.time()))
+        current = await tunnel.peers()
+        steps, held = mesh.without_crossing(mesh.changes(current, wanted, self._told, time.time()), current.keys(), own)
+        await tunnel.change(steps)
         self._peers, self._told = peers, wanted
+        if held:
+            self._watchers = [watcher for watcher in self._watchers if not watcher.done()]
+            self._watch("greeting", self._greet())
+
+    async def _greet(self) -> None:
+        """Set the keepalives that were held back: see :func:`mesh.without_crossing`."""
+        await asyncio.sleep(_GREETING_SECONDS)
+        async with self._mesh:
+            try:
+                await self._tell_peers(self._peers)
+            except KatError as error:  # the tunnel has just died: its restart tells the peers again
+                _log.warning("keepalive postponed", error=str(error))
 
     async def peer_status(self) -> tuple[PeerStatus, ...]:
         """Read how the link to each peer is."""

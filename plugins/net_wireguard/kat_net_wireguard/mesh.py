@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 
 from kat_net_wireguard import keys
@@ -93,6 +93,20 @@ def changes(
         if (endpoint, allowed, keepalive) != (None, None, None):
             result.append(PeerChange(key, endpoint=endpoint, allowed=allowed, keepalive=keepalive))
     return tuple(result)
+
+
+def without_crossing(
+    steps: tuple[PeerChange, ...], known: Collection[bytes], own_key: bytes
+) -> tuple[tuple[PeerChange, ...], bool]:
+    """Let only one side of a new pair speak first; tell whether something was held back for a second round.
+
+    A keepalive makes a peer open a handshake as soon as it is set. Nodes hear of each other in the same millisecond;
+    when their first messages cross, each forgets its own handshake, both answers are void, and the tunnel stays
+    silent until the next try (five seconds, seen up to twenty on a busy host). So the node with the greater key
+    adds a new peer without keepalive and sets it a moment later.
+    """
+    held = [step for step in steps if step.keepalive and step.public_key not in known and own_key > step.public_key]
+    return tuple(replace(step, keepalive=0) if step in held else step for step in steps), bool(held)
 
 
 def _must_redirect(have: PeerState, want: TunnelPeer, told: TunnelPeer | None, now: float) -> bool:

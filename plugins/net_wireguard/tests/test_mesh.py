@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kat_net_wireguard.mesh import PeerChange, PeerState, TunnelPeer, changes, wanted_peers
+from kat_net_wireguard.mesh import PeerChange, PeerState, TunnelPeer, changes, wanted_peers, without_crossing
 
 from kat_platform.errors import InvalidInput, InvalidValue
 from kat_platform.interfaces.network import NodeNetwork, Peer
@@ -80,6 +80,25 @@ def test_changes_lead_from_any_mesh_to_any_other(before: tuple[Peer, ...], after
 def test_this_node_is_never_its_own_peer(mesh: tuple[Peer, ...]) -> None:
     own = peer(50, public_key=base64.b64encode(OWN).decode(), subnet=NODE.subnet)
     assert OWN not in wanted_peers(NODE, OWN, (*mesh, own))
+
+
+@given(meshes(), st.binary(min_size=32, max_size=32))
+def test_of_two_new_neighbours_exactly_one_speaks_first(mesh: tuple[Peer, ...], own: bytes) -> None:
+    wanted = wanted_peers(NODE, own, mesh)
+    steps = changes({}, wanted, {}, NOW)
+    first, held = without_crossing(steps, (), own)
+    for step, said in zip(steps, first, strict=True):
+        back, _ = without_crossing((PeerChange(own, keepalive=step.keepalive),), (), step.public_key)
+        speakers = bool(said.keepalive) + bool(back[0].keepalive)
+        assert speakers == (1 if step.keepalive else 0)
+    assert held == (first != steps)
+    state = carry_out({}, first)
+    later = changes(state, wanted, wanted, NOW)
+    again, held = without_crossing(later, state.keys(), own)
+    assert (again, held) == (later, False)
+    assert {key: one.keepalive for key, one in carry_out(state, later).items()} == {
+        key: one.keepalive for key, one in wanted.items()
+    }
 
 
 def state(**more: object) -> PeerState:
