@@ -34,6 +34,9 @@ _data_path = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Run this machine as a node of a KAT cluster."""
+    from kat_platform.observability.logging import configure
+
+    configure(level=os.environ.get("KAT_LOG", "warning"))
 
 
 @cli.command()
