@@ -45,7 +45,7 @@ def error_of(status: int, problem: Mapping[str, Any]) -> KatError:
     if kind is None:
         known = {401: errors.Unauthenticated, 403: errors.Denied, 404: errors.NotFound, 409: errors.Conflict}
         kind = known.get(status, errors.InvalidInput if 400 <= status < 500 else errors.KatError)
-    details = {key: value for key, value in (problem.get("details") or {}).items() if key != "hint"}
+    details = {key: value for key, value in (problem.get("details") or {}).items() if key not in ("hint", "message")}
     if problem.get("errors"):
         details["problems"] = problem["errors"]
     return kind(str(problem.get("detail") or f"the server answered {status}"), hint=problem.get("hint"), **details)

@@ -14,6 +14,7 @@ from kat_platform.quadlet.archive import pack_files
 from kat_platform.testing.control_plane import ControlPlane
 
 API = "/v1alpha1"
+JSON = ("application/json", "application/problem+json")
 
 
 def auth(folder):
@@ -42,7 +43,7 @@ class Caller:
     async def ask(self, method, path, status=None, **more):
         async with self.raw(method, path, **more) as answer:
             text = await answer.text()
-            found = json.loads(text) if "json" in answer.content_type else text
+            found = json.loads(text) if answer.content_type in JSON else text
             if status is not None:
                 assert answer.status == status, f"{method} {path}: {answer.status} {text[:500]}"
             return answer.status, found, answer.headers
