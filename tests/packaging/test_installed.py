@@ -80,9 +80,9 @@ def test_types_are_shipped():
         assert (folder / "py.typed").is_file(), module
 
 
-@pytest.mark.parametrize("program", ["katcall", "kat-agent"])
-def test_both_programs_tell_their_version(program):
-    done = subprocess.run([BIN / program, "version"], capture_output=True, text=True, timeout=30)
+@pytest.mark.parametrize("command", [["katcall", "version", "--client"], ["kat-agent", "version"]], ids=lambda c: c[0])
+def test_both_programs_tell_their_version(command):
+    done = subprocess.run([BIN / command[0], *command[1:]], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert kat_platform.__version__ in done.stdout
 
