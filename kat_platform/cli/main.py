@@ -43,7 +43,7 @@ COMMANDS: Final = {
 ALIASES: Final = {"ls": "get", "ps": "get"}
 
 LATER: Final = frozenset(
-    {"backup", "cp", "cron", "debug", "job", "lab", "port-forward", "rebalance", "secret", "top", "volume", "build"}
+    {"backup", "cp", "cron", "debug", "job", "lab", "port-forward", "rebalance", "secret", "top", "volume"}
 )
 """Commands of the specification that this version does not have."""
 
