@@ -62,7 +62,10 @@ def operations_for(state: ClusterState, change: LeaderChange, *, now: float) -> 
             return Write((), (Delete(keys.vip(namespace, workload)),))
         case AssignSubnet(node, subnet):
             joined = state.nodes[node].model_copy(update={"subnet": subnet})
-            return _put(state, keys.node(node), joined.to_json())
+            claim = keys.subnet_claim(subnet)
+            write = _put(state, keys.node(node), joined.to_json())
+            taken = Put(claim, json.dumps({"node": node}).encode())
+            return Write((*write.compares, _same(state, claim)), (*write.operations, taken))
         case PinVolume(namespace, workload, volume, node):
             key = keys.pin(namespace, workload, volume)
             return Write((Compare.absent(key),), (Put(key, json.dumps({"node": node}).encode()),))

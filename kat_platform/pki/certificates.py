@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from kat_platform.errors import InvalidInput, InvalidValue
 from kat_platform.model.identity import NodeName, UserName, parse_identity
 from kat_platform.model.node import NodeRole
+from kat_platform.model.scalars import check_name
 
 VALIDITY: Final = timedelta(days=90)
 CLOCK_SKEW: Final = timedelta(minutes=10)
@@ -75,6 +76,14 @@ def load_certificate(pem: bytes) -> x509.Certificate:
 def fingerprint(certificate: x509.Certificate) -> str:
     """Give the SHA-256 of the certificate's DER as 64 hexadecimal digits."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def cluster_of(ca: x509.Certificate) -> str:
+    """Read which cluster a CA certificate belongs to; raises ``InvalidInput`` when it is no CA of a KAT cluster."""
+    owner = ca.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    if len(owner) != 1 or ca.subject != ca.issuer:
+        raise InvalidInput("this is not a certificate of a KAT cluster's CA")
+    return check_name(str(owner[0].value))
 
 
 def identity_of(certificate: x509.Certificate) -> NodeName | UserName:

@@ -94,6 +94,9 @@ class JoinTokenRecord(Model):
     created_at: float
     expires_at: float
     uses_left: int = Field(ge=0)
+    created_by: str = ""
+    used_by: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the certified key of each node that joined with it, by node name."""
 
 
 def make_join_token(
@@ -109,8 +112,13 @@ def make_join_token(
     return token, record
 
 
-def redeem(record: JoinTokenRecord | None, token: JoinToken, *, fingerprint: str, now: float) -> JoinTokenRecord:
+def redeem(
+    record: JoinTokenRecord | None, token: JoinToken, *, fingerprint: str, now: float, node: str = "", key: str = ""
+) -> JoinTokenRecord:
     """Use a token once: the record with one use less, to be written with a comparison on the old one's revision.
+
+    ``node`` and ``key`` (SHA-256 of the key to be certified) say who uses it. The same node with the same key may come
+    again, because its first answer may have been lost: that counts once. Nobody else has that private key.
 
     ``fingerprint`` is this cluster's own CA. Raises ``Unauthenticated`` with the reason; a caller without the right
     secret learns nothing about the record, not even whether it exists.
@@ -122,9 +130,12 @@ def redeem(record: JoinTokenRecord | None, token: JoinToken, *, fingerprint: str
         raise Unauthenticated("the join token is unknown or was withdrawn", hint="make one with 'katcall token create'")
     if now >= record.expires_at:
         raise Unauthenticated("the join token has expired", hint="make one with 'katcall token create'")
+    if key and record.used_by.get(node) == key:
+        return record
     if record.uses_left < 1:
         raise Unauthenticated("the join token has been used up", hint="make one with 'katcall token create'")
-    return record.model_copy(update={"uses_left": record.uses_left - 1})
+    used_by = {**record.used_by, node: key} if key else record.used_by
+    return record.model_copy(update={"uses_left": record.uses_left - 1, "used_by": used_by})
 
 
 def _checksum(body: bytes) -> bytes:

@@ -42,6 +42,8 @@ class AuditRecord(Model):
     status: int
     code: str = ""
     """Code of the error, where it is one."""
+    reason: str = ""
+    """What the caller was told of it."""
 
 
 def audit_key(record: AuditRecord) -> str:
@@ -64,6 +66,17 @@ class AuditLog:
         self._store, self._now, self._metrics = store, now, metrics
         self._pending: deque[AuditRecord] = deque(maxlen=_PENDING)
         self._wake = asyncio.Event()
+        self._strangers: deque[float] = deque()
+
+    def room_for_stranger(self, limit: int) -> bool:
+        """Tell whether one more record about a stranger may be kept: at most ``limit`` in a minute; counts it."""
+        now = self._now()
+        while self._strangers and self._strangers[0] <= now - 60.0:
+            self._strangers.popleft()
+        if len(self._strangers) >= limit:
+            return False
+        self._strangers.append(now)
+        return True
 
     def note(self, record: AuditRecord, *, keep: bool = True) -> None:
         """Take a record. Without ``keep`` it is only logged: strangers must not fill the store."""

@@ -23,6 +23,10 @@ from kat_platform.server.table import Route
 log = structlog.get_logger(__name__)
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+STRANGER: Final = web.RequestKey("stranger", str)
+"""How a handler names a caller without an identity (the bearer of a join token) for the audit record."""
+STRANGERS_KEPT: Final = 60
+"""Audit records about strangers that are stored in a minute; further ones are only logged."""
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _AUDITED: Final = frozenset({Verb.WRITE, Verb.DELETE, Verb.EXEC})
 _OURS: Final = secrets.token_hex(4)
@@ -89,15 +93,16 @@ def _count_refusal(api: Api, request: web.Request, error: KatError) -> None:
 def _audit(
     api: Api, route: Route, request: web.Request, identity: Identity | None, status: int, error: KatError | None
 ) -> None:
+    stranger = request.get(STRANGER, "")
     decision = "allowed" if error is None else "failed"
-    if isinstance(error, Unauthenticated | Denied):
+    if isinstance(error, Unauthenticated | Denied) or (stranger and error is not None and error.http_status < 500):
         decision = "denied"
     api.audit.note(
         AuditRecord(
             at=api.now(),
             request=request[REQUEST_ID],
-            who=identity.name if identity else "",
-            method=identity.method if identity else "",
+            who=identity.name if identity else stranger,
+            method=identity.method if identity else "join token" if stranger else "",
             remote=request.remote or "",
             verb=route.verb.value,
             resource=f"{route.resource} {route.method}",
@@ -106,8 +111,9 @@ def _audit(
             decision=decision,
             status=status,
             code=error.code if error else "",
+            reason=error.message[:300] if error else "",
         ),
-        keep=identity is not None,
+        keep=identity is not None or (bool(stranger) and api.audit.room_for_stranger(STRANGERS_KEPT)),
     )
 
 

@@ -14,7 +14,8 @@ from kat_platform.model.documents import json_schemas
 from kat_platform.model.view import AssignmentItem, ClusterItem, ReportBody, ServiceItem
 from kat_platform.server import items
 from kat_platform.server.apply import PlanEntry
-from kat_platform.server.routes.node_api import HeartbeatBody
+from kat_platform.server.routes.join import JoinBody, JoinTokenBody, PrepareBody
+from kat_platform.server.routes.node_api import HeartbeatBody, RenewBody
 from kat_platform.server.routes.tokens import TokenBody
 from kat_platform.server.routes.workloads import RollbackBody, ScaleBody
 from kat_platform.server.table import Query, Route
@@ -33,7 +34,17 @@ _MODELS: Final = (
     ServiceItem,
     AssignmentItem,
 )
-_BODIES: Final = (ReportBody, ScaleBody, RollbackBody, TokenBody, HeartbeatBody)
+_BODIES: Final = (
+    ReportBody,
+    ScaleBody,
+    RollbackBody,
+    TokenBody,
+    HeartbeatBody,
+    RenewBody,
+    JoinTokenBody,
+    PrepareBody,
+    JoinBody,
+)
 _STRING: Final = {"type": "string"}
 _INTEGER: Final = {"type": "integer"}
 _BOOLEAN: Final = {"type": "boolean"}
@@ -75,6 +86,17 @@ _TOKEN: Final[dict[str, Any]] = {
     "createdBy": _STRING,
     "expiresAt": {"type": "number"},
 }
+_JOIN_TOKEN: Final[dict[str, Any]] = {
+    "kind": _STRING,
+    "name": _STRING,
+    "id": _STRING,
+    "role": _STRING,
+    "createdAt": {"type": "number"},
+    "createdBy": _STRING,
+    "expiresAt": {"type": "number"},
+    "usesLeft": _INTEGER,
+    "usedBy": _array(_STRING),
+}
 _VERDICT: Final = _object(("filter", "passed"), filter=_STRING, passed=_BOOLEAN, reason=_STRING, remedy=_STRING)
 _WHY_NODE: Final = _object(
     ("node", "fits", "verdicts"),
@@ -83,6 +105,8 @@ _WHY_NODE: Final = _object(
     score=_nullable({"type": "number"}),
     verdicts=_array(_VERDICT),
 )
+_NO_MATCH: Final = frozenset({"ReportAnswer", "HeartbeatAnswer", "Renewed", "NewJoinToken", "Prepared", "Joined"})
+"""Answers of routes that change no object with an ETag."""
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": {"type": "object"},
     "Health": _object(("status",), status=_STRING, revision=_INTEGER, alarms=_array(_STRING)),
@@ -118,6 +142,25 @@ _ANSWERS: Final[dict[str, Any]] = {
     ),
     "NewToken": _object(("token", "id"), token=_STRING, **_TOKEN),
     "TokenList": _object(("revision", "items"), revision=_INTEGER, items=_array(_object(("id",), **_TOKEN))),
+    "NewJoinToken": _object(("token", "id"), token=_STRING, servers=_array(_STRING), **_JOIN_TOKEN),
+    "JoinTokenList": _object(("revision", "items"), revision=_INTEGER, items=_array(_object(("id",), **_JOIN_TOKEN))),
+    "Ca": _object(("ca",), ca=_STRING),
+    "Prepared": _object(
+        ("clusterId", "version", "configuration"),
+        clusterId=_STRING,
+        version=_STRING,
+        configuration={"type": "object"},
+    ),
+    "Joined": _object(
+        ("clusterId", "ca", "certificate", "node", "cluster", "nodes"),
+        clusterId=_STRING,
+        ca=_STRING,
+        certificate=_STRING,
+        node={"type": "object"},
+        cluster={"type": "object"},
+        nodes=_array({"type": "object"}),
+    ),
+    "Renewed": _object(("certificate", "ca"), certificate=_STRING, ca=_STRING),
     "LogLine": _object(
         ("instance", "node"),
         instance=_STRING,
@@ -207,7 +250,7 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)(?::[^}]*)?}", route.path)
     ]
     parameters += [_query(query) for query in route.query]
-    if route.method in ("PUT", "POST", "DELETE") and route.answer not in ("ReportAnswer", "HeartbeatAnswer"):
+    if route.method in ("PUT", "POST", "DELETE") and route.answer not in _NO_MATCH:
         parameters.append({"name": "If-Match", "in": "header", "required": False, "schema": _STRING})
     if parameters:
         made["parameters"] = parameters

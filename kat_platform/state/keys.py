@@ -5,6 +5,9 @@ Keys with an owner in the comment are written by that party only, so writers nev
 
 from __future__ import annotations
 
+from hashlib import sha256
+from ipaddress import IPv4Network
+
 ROOT = "/kat/v1/"
 
 CLUSTER = ROOT + "cluster"  # the configuration; API
@@ -28,6 +31,9 @@ AUDIT = ROOT + "audit/"  # audit records; API
 SECRETS = ROOT + "secrets/"  # encrypted; API
 VOLUMES = ROOT + "volumes/"  # VolumeDefinition documents; API
 JOIN_TOKENS = ROOT + "join-tokens/"  # hashed; API
+SUBNETS = ROOT + "subnets/"  # who has a node subnet: {"node": ...}; whoever gives it: init, join, leader
+PUBLIC_KEYS = ROOT + "public-keys/"  # who has an overlay key: {"node": ...}; init, join
+CERTIFICATES = ROOT + "certificates/"  # serial numbers given to a node, to revoke them with it; init, join, renewal
 
 CLUSTER_SCOPE = "_cluster"
 """Stands for the namespace in keys of events about objects of the cluster."""
@@ -101,6 +107,31 @@ def event(ns: str, identity: str) -> str:
 def token(token_id: str) -> str:
     """Key of a bearer token's hash."""
     return TOKENS + token_id
+
+
+def join_token(token_id: str) -> str:
+    """Key of a join token's hash."""
+    return JOIN_TOKENS + token_id
+
+
+def subnet_claim(subnet: IPv4Network) -> str:
+    """Key of the claim on a node subnet: written with a comparison, so that no two nodes ever get the same."""
+    return SUBNETS + str(subnet).replace("/", "-")
+
+
+def public_key_claim(public_key: str) -> str:
+    """Key of the claim on an overlay key; keys contain slashes, so their hash stands for them."""
+    return PUBLIC_KEYS + sha256(public_key.encode()).hexdigest()
+
+
+def certificate(node_name: str, serial: int) -> str:
+    """Key of the note that a node was given a certificate."""
+    return f"{CERTIFICATES}{node_name}/{serial:x}"
+
+
+def revoked(serial: int) -> str:
+    """Key that says a certificate is refused everywhere."""
+    return f"{REVOKED}{serial:#x}"
 
 
 def split(key: str, prefix: str) -> tuple[str, ...]:

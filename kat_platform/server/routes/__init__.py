@@ -8,6 +8,7 @@ from kat_platform.server.routes import (
     collections,
     configuration,
     execute,
+    join,
     logs,
     namespaces,
     node_api,
@@ -32,5 +33,6 @@ ALL: Final[tuple[Route, ...]] = (
     *nodes.ROUTES,
     *configuration.ROUTES,
     *tokens.ROUTES,
+    *join.ROUTES,
     *node_api.ROUTES,
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import Final
 
 import structlog
 from aiohttp import web
+from pydantic import Field as Limited
 from pydantic import ValidationError
 
 from kat_platform.errors import InvalidInput, NotFound
@@ -14,13 +16,16 @@ from kat_platform.interfaces.auth import Verb
 from kat_platform.interfaces.store import Compare, Field, Op, Operation, Put
 from kat_platform.model.base import Model
 from kat_platform.model.event import Event
+from kat_platform.model.identity import NodeName
 from kat_platform.model.instance import InstanceRecord, InstanceStatus
 from kat_platform.model.node import NodeReport
 from kat_platform.model.view import ReportBody
+from kat_platform.pki import certificates
 from kat_platform.server.api import Api
 from kat_platform.server.node_view import stream_view
 from kat_platform.server.problems import from_validation
 from kat_platform.server.requests import answer_json, read_json
+from kat_platform.server.routes.join import authority_of, note_certificate
 from kat_platform.server.table import PREFIX, Route
 from kat_platform.state import keys
 
@@ -35,6 +40,12 @@ class HeartbeatBody(Model):
     """What a heartbeat carries: for how long the agent means it to count, in seconds. The cluster's setting decides."""
 
     ttl_seconds: float = 0.0
+
+
+class RenewBody(Model):
+    """What a renewal carries: a signing request (PEM) for the very identity that sends it."""
+
+    csr: str = Limited(max_length=certificates.CSR_LIMIT)
 
 
 async def view(request: web.Request, api: Api) -> web.StreamResponse:
@@ -56,6 +67,29 @@ async def heartbeat(request: web.Request, api: Api) -> web.StreamResponse:
     _need_node(api, name)
     ttl = await api.leases.beat(name, present=name in api.state.alive)
     return answer_json({"ttlSeconds": ttl, "revision": api.state.revision})
+
+
+async def renew(request: web.Request, api: Api) -> web.StreamResponse:
+    """Sign a new certificate for the node that asks; its present one stays good until it ends by itself."""
+    name = request.match_info["name"]
+    body = await read_json(request, RenewBody)
+    own = authority_of(api)
+    record = await api.repository.node(name)
+    if record is None:
+        raise NotFound(f"node '{name}' is not a member of this cluster", hint="it was removed, or has never joined")
+    configuration = api.state.configuration
+    domain = configuration.spec.cluster_domain if configuration is not None else api.deps.cluster_domain
+    known = api.state.reports.get(name)
+    signed = own.sign_csr(
+        body.csr.encode(),
+        NodeName(own.cluster_id, name, record.value.role),
+        domain=domain,
+        addresses=[IPv4Address("127.0.0.1"), *(IPv4Address(a) for a in (known.addresses if known else ()))],
+    )
+    # Written with a comparison: a node that is being removed gets no certificate that nobody would revoke.
+    await api.repository.commit([record.unchanged()], [note_certificate(name, signed)], f"node '{name}'")
+    certificate = certificates.certificate_pem(signed).decode()
+    return answer_json({"certificate": certificate, "ca": own.pem().decode()})
 
 
 async def report(request: web.Request, api: Api) -> web.StreamResponse:
@@ -189,5 +223,15 @@ ROUTES = (
         Verb.REPORT,
         answer="HeartbeatAnswer",
         body="HeartbeatBody",
+    ),
+    Route(
+        "POST",
+        f"{_PATH}/renew",
+        renew,
+        "Sign a new certificate for this node.",
+        "nodes/renew",
+        Verb.REPORT,
+        answer="Renewed",
+        body="RenewBody",
     ),
 )

@@ -71,7 +71,8 @@ async def refused(plane, stranger, body, status, words, code):
     assert found["code"] == code
     record = (await audited(plane))[-1]
     assert (record.decision, record.code, record.status) == ("denied", code, status)
-    assert record.who.startswith("join token") and record.reason == found["detail"]
+    assert record.who.startswith("join token")
+    assert record.reason == found["detail"]
     assert body["token"] not in record.to_json().decode()
     assert {e.key for e in (await plane.store.list(keys.NODES)).entries} == before
     return found
@@ -81,16 +82,19 @@ async def test_a_machine_becomes_a_node(plane, admin, stranger):
     machine = Machine()
     token = await token_of(admin)
     ready = await stranger.post("/join/prepare", {"token": token, "name": "w1", "version": "1.0.3"})
-    assert ready["clusterId"] == CLUSTER_ID and ready["configuration"]["spec"]["apiPort"] == 9115
+    assert ready["clusterId"] == CLUSTER_ID
+    assert ready["configuration"]["spec"]["apiPort"] == 9115
     made = await stranger.post("/join", machine.body(token, labels={"disk": "ssd"}), status=201)
     signed = certificates.load_certificate(made["certificate"].encode())
     assert certificates.identity_of(signed) == NodeName(CLUSTER_ID, "w1", WORKER)
     assert signed.public_key() == machine.key.public_key()
     assert made["ca"].encode() == plane.authority.pem()
-    assert made["node"]["subnet"] == "10.100.2.0/23" and made["node"]["labels"] == {"disk": "ssd"}
+    assert made["node"]["subnet"] == "10.100.2.0/23"
+    assert made["node"]["labels"] == {"disk": "ssd"}
     assert made["cluster"]["apiEndpoints"] == ["https://192.0.2.1:9115", "https://10.100.0.1:9115"]
     peers = {item["name"]: item for item in made["nodes"]}
-    assert peers["n1"]["publicKey"] == "key-of-n1" and peers["w1"]["addresses"] == ["192.0.2.7"]
+    assert peers["n1"]["publicKey"] == "key-of-n1"
+    assert peers["w1"]["addresses"] == ["192.0.2.7"]
     assert (await admin.get("/nodes/w1"))["ready"] is False, "joining is no sign of life"
     assert await plane.store.get(keys.certificate("w1", signed.serial_number)) is not None
     assert [r.decision for r in await audited(plane)][-1] == "allowed"
@@ -129,7 +133,8 @@ async def test_only_administrators_handle_join_tokens(plane, caller_of, admin):
             await caller.ask("DELETE", f"/v1alpha1/join-tokens/{token_id}", 403)
     listed = (await admin.get("/join-tokens"))["items"]
     assert [(item["id"], item["usesLeft"], item["createdBy"]) for item in listed] == [(token_id, 3, "root")]
-    assert "sha256" not in listed[0] and "token" not in listed[0]
+    assert "sha256" not in listed[0]
+    assert "token" not in listed[0]
     await admin.post("/join-tokens", {"uses": 0}, status=422)
     await admin.post("/join-tokens", {"ttlSeconds": 8 * 86400}, status=422)
 

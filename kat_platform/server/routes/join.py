@@ -1,0 +1,324 @@
+"""Routes by which machines join: tokens (administrators), the CA and joining itself (whoever has a token)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import Field
+
+import kat_platform
+from kat_platform.errors import Conflict, InvalidValue, NotFound, Unauthenticated, Unavailable
+from kat_platform.interfaces.auth import Verb
+from kat_platform.interfaces.store import Compare, Delete, Operation, Put
+from kat_platform.model.base import Model
+from kat_platform.model.cluster import ClusterConfigurationSpec
+from kat_platform.model.event import Event
+from kat_platform.model.identity import NodeName
+from kat_platform.model.node import NodeRecord, NodeRole
+from kat_platform.pki import certificates
+from kat_platform.pki.authority import Authority
+from kat_platform.pki.tokens import JoinToken, JoinTokenRecord, make_join_token, redeem
+from kat_platform.server import joining, node_view
+from kat_platform.server.api import Api
+from kat_platform.server.guard import STRANGER
+from kat_platform.server.joining import Admission, Applicant, Claim, Claimed, Members
+from kat_platform.server.requests import answer_json, read_json
+from kat_platform.server.table import PREFIX, Route
+from kat_platform.state import keys
+
+log = structlog.get_logger(__name__)
+
+MAX_TTL: Final = 7 * 24 * 3600
+MAX_USES: Final = 1000
+MAX_TOKENS: Final = 500
+_PATH: Final = f"{PREFIX}/join-tokens"
+_ID: Final = re.compile(r"[0-9a-f]{12}")
+_TRIES: Final = 8
+
+
+class JoinTokenBody(Model):
+    """What making a join token takes."""
+
+    role: NodeRole = NodeRole.WORKER
+    ttl_seconds: float = Field(default=3600.0, ge=1, le=MAX_TTL)
+    uses: int = Field(default=1, ge=1, le=MAX_USES)
+
+
+class PrepareBody(Model):
+    """What a machine sends to learn whether it may join, before it makes anything."""
+
+    token: str = Field(max_length=1000)
+    name: str
+    role: NodeRole = NodeRole.WORKER
+    version: str
+
+
+class JoinBody(PrepareBody):
+    """What a machine sends to join. ``csr`` asks for the certificate of exactly this name and role, in PEM."""
+
+    csr: str = Field(max_length=certificates.CSR_LIMIT)
+    public_key: str
+    addresses: tuple[str, ...] = ()
+    listen_port: int = 51820
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    def applicant(self) -> Applicant:
+        """Give what the decision is made on."""
+        return Applicant(
+            self.name, self.role, self.public_key, self.addresses, self.listen_port, self.version, self.labels
+        )
+
+
+def authority_of(api: Api) -> Authority:
+    """Give the cluster's CA; raises ``Unavailable`` on a server without its key."""
+    if api.deps.authority is None:
+        raise Unavailable("this node does not have the CA's key", hint="ask another control-plane node")
+    return api.deps.authority
+
+
+async def create(request: web.Request, api: Api) -> web.StreamResponse:
+    """Make a join token and show it, this one time."""
+    body = await read_json(request, JoinTokenBody)
+    joining.refuse_later_role(body.role)
+    now = api.now()
+    found = _records(api, (await api.deps.store.list(keys.JOIN_TOKENS)).entries)
+    stale = [Delete(keys.join_token(each.id)) for each in found if each.expires_at <= now]
+    if len(found) - len(stale) >= MAX_TOKENS:
+        raise Conflict(f"there are {MAX_TOKENS} join tokens already", hint="withdraw some: katcall token rm ID")
+    token, record = make_join_token(
+        authority_of(api).fingerprint, body.role, now=now, ttl=body.ttl_seconds, uses=body.uses
+    )
+    record = record.model_copy(update={"created_by": api.caller(request).name})
+    key = keys.join_token(record.id)
+    revision = await api.repository.commit(
+        [Compare.absent(key)], [Put(key, record.to_json()), *stale[:64]], f"join token {record.id}"
+    )
+    cluster = node_view.cluster_item(api.state)
+    servers = list(cluster.api_endpoints) if cluster is not None else []
+    return answer_json({**_shown(record), "token": token.encode(), "servers": servers}, status=201, etag=revision)
+
+
+async def find(_: web.Request, api: Api) -> web.StreamResponse:
+    """List join tokens, without anything one could use."""
+    page = await api.deps.store.list(keys.JOIN_TOKENS)
+    found = sorted(_records(api, page.entries), key=lambda each: (each.created_at, each.id))
+    return answer_json({"revision": page.revision, "items": [_shown(each) for each in found]})
+
+
+async def delete(request: web.Request, api: Api) -> web.StreamResponse:
+    """Withdraw a join token; nobody joins with it any more."""
+    token_id = request.match_info["name"]
+    removed = await api.deps.store.delete(keys.join_token(token_id)) if _ID.fullmatch(token_id) else 0
+    if not removed:
+        raise NotFound(f"there is no join token '{token_id[:40]}'", hint="katcall token ls lists them")
+    return answer_json({"deleted": True})
+
+
+async def authority(_: web.Request, api: Api) -> web.StreamResponse:
+    """Give the CA's certificate. A join token names its fingerprint, so it need not be trusted on the way."""
+    return answer_json({"ca": authority_of(api).pem().decode()})
+
+
+async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
+    """Tell the holder of a token whether the machine may join, and the configuration to check its host against."""
+    body = await read_json(request, PrepareBody)
+    await _redeemed(request, api, body, "")
+    _check(body)
+    configuration = await api.repository.configuration()
+    if configuration is None:
+        raise Unavailable("the cluster has no configuration yet")
+    return answer_json(
+        {
+            "clusterId": authority_of(api).cluster_id,
+            "version": kat_platform.__version__,
+            "configuration": configuration.value.to_wire(),
+        }
+    )
+
+
+async def join(request: web.Request, api: Api) -> web.StreamResponse:
+    """Make a machine a node: its certificate, its subnet and its peers."""
+    body = await read_json(request, JoinBody)
+    own = authority_of(api)
+    configuration = await api.repository.configuration()
+    if configuration is None:
+        raise Unavailable("the cluster has no configuration yet")
+    spec = configuration.value.spec
+    addresses = body.addresses[: joining.MOST_ADDRESSES]
+    for _ in range(_TRIES):
+        key = _key_digest(body.csr)
+        found, redeemed = await _redeemed(request, api, body, key)
+        _check(body)
+        applicant = body.applicant()
+        joining.check_applicant(applicant)
+        name = NodeName(own.cluster_id, body.name, body.role)
+        signed = own.sign_csr(
+            body.csr.encode(), name, domain=spec.cluster_domain, addresses=[IPv4Address(a) for a in addresses]
+        )
+        admission = await _admit(api, applicant, spec, again=redeemed == found.value)
+        noted = note_certificate(body.name, signed)
+        token = [Put(found.key, redeemed.to_json())] if redeemed != found.value else []
+        result = await api.repository.try_commit(
+            [found.unchanged(), *admission.compares], [*token, *admission.operations, noted]
+        )
+        if result.succeeded:
+            await api.caught_up(result.revision)
+            await _tell(api, admission, body)
+            return answer_json(_answer(api, signed, admission.record), status=201)
+    raise Conflict("too many machines join at the same moment", hint="try again")
+
+
+async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str) -> tuple[Any, JoinTokenRecord]:
+    """Check the token; gives its record as found, and as it is after this use."""
+    request[STRANGER] = f"join token ? for node {body.name[:63]}"
+    try:
+        token = JoinToken.decode(body.token)
+    except InvalidValue as error:
+        raise Unauthenticated(error.message) from None
+    request[STRANGER] = f"join token {token.id} for node {body.name[:63]}"
+    found = await api.repository.read(keys.join_token(token.id), JoinTokenRecord)
+    record = None if found is None else found.value
+    fingerprint = authority_of(api).fingerprint
+    redeemed = redeem(record, token, fingerprint=fingerprint, now=api.now(), node=body.name, key=key)
+    assert found is not None  # redeem() refuses a token without a record
+    joining.refuse_role(body.role, token.role)
+    return found, redeemed
+
+
+def _check(body: PrepareBody) -> None:
+    joining.refuse_later_role(body.role)
+    joining.refuse_skew(kat_platform.__version__, body.version)
+
+
+def _key_digest(csr: str) -> str:
+    try:
+        key = x509.load_pem_x509_csr(csr.encode()).public_key()
+        return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    except ValueError:
+        return ""  # said properly when the request is checked; until then it is nobody's key
+
+
+async def _admit(api: Api, applicant: Applicant, spec: ClusterConfigurationSpec, *, again: bool) -> Admission:
+    members = await read_members(api)
+    record = members.nodes.get(applicant.name)
+    if again:
+        if record is None:
+            raise Unauthenticated("the join token has been used up", hint="make one with 'katcall token create'")
+        return joining.admit_again(applicant, record)
+    return joining.admit(applicant, members, spec, now=api.now())
+
+
+async def read_members(api: Api) -> Members:
+    """Read nodes and claims straight from the store."""
+    nodes: dict[str, NodeRecord] = {}
+    for entry in (await api.deps.store.list(keys.NODES)).entries:
+        nodes[entry.key.removeprefix(keys.NODES)] = NodeRecord.from_json(entry.value)
+    claims: dict[str, Claimed] = {}
+    for prefix in (keys.SUBNETS, keys.PUBLIC_KEYS):
+        for entry in (await api.deps.store.list(prefix)).entries:
+            claims[entry.key] = Claimed(Claim.from_json(entry.value).node, entry.revision)
+    return Members(nodes, claims)
+
+
+def note_certificate(node: str, certificate: x509.Certificate) -> Operation:
+    """Give the write that notes a node's certificate, so that it can be revoked when the node is removed."""
+    note = {"expiresAt": certificate.not_valid_after_utc.timestamp()}
+    return Put(keys.certificate(node, certificate.serial_number), json.dumps(note).encode())
+
+
+async def _tell(api: Api, admission: Admission, body: JoinBody) -> None:
+    if not admission.operations:
+        return
+    text = f"joined as {body.role.value} with subnet {admission.record.subnet}"
+    api.events.note(Event(reason="NodeJoined", object_kind="Node", object_name=body.name, message=text, source="api"))
+
+
+def _answer(api: Api, certificate: x509.Certificate, record: NodeRecord) -> dict[str, Any]:
+    cluster = node_view.cluster_item(api.state)
+    assert cluster is not None  # the configuration is there
+    nodes = [item for name in sorted(api.state.nodes) if (item := node_view.node_item(api.state, name)) is not None]
+    own = authority_of(api)
+    return {
+        "clusterId": own.cluster_id,
+        "ca": own.pem().decode(),
+        "certificate": certificates.certificate_pem(certificate).decode(),
+        "node": record.to_wire(),
+        "cluster": cluster.to_wire(),
+        "nodes": [item.to_wire() for item in nodes],
+    }
+
+
+def _records(api: Api, entries: Iterable[Any]) -> list[JoinTokenRecord]:
+    found = []
+    for entry in entries:
+        try:
+            found.append(JoinTokenRecord.from_json(entry.value))
+        except ValueError:
+            log.error("unreadable-join-token", key=entry.key)
+    return found
+
+
+def _shown(record: JoinTokenRecord) -> dict[str, Any]:
+    return {
+        "kind": "JoinToken",
+        "name": record.id,
+        "id": record.id,
+        "role": record.role.value,
+        "createdAt": record.created_at,
+        "createdBy": record.created_by,
+        "expiresAt": record.expires_at,
+        "usesLeft": record.uses_left,
+        "usedBy": sorted(record.used_by),
+    }
+
+
+ROUTES = (
+    Route(
+        "POST",
+        _PATH,
+        create,
+        "Make a join token; it is shown once.",
+        "tokens/join",
+        Verb.WRITE,
+        answer="NewJoinToken",
+        body="JoinTokenBody",
+        status=201,
+    ),
+    Route("GET", _PATH, find, "List join tokens.", "tokens/join", answer="JoinTokenList"),
+    Route(
+        "DELETE", f"{_PATH}/{{name}}", delete, "Withdraw a join token.", "tokens/join", Verb.DELETE, answer="Deleted"
+    ),
+    Route("GET", "/ca", authority, "The CA's certificate.", answer="Ca", public=True),
+    Route(
+        "POST",
+        f"{PREFIX}/join/prepare",
+        prepare,
+        "Whether a machine may join with its token, and the cluster's configuration.",
+        "nodes/join",
+        Verb.WRITE,
+        answer="Prepared",
+        body="PrepareBody",
+        public=True,
+    ),
+    Route(
+        "POST",
+        f"{PREFIX}/join",
+        join,
+        "Make a machine a node, by its token.",
+        "nodes/join",
+        Verb.WRITE,
+        answer="Joined",
+        body="JoinBody",
+        status=201,
+        public=True,
+    ),
+)
