@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from kat_platform.leader.placement import labels_of, node_ready
-from kat_platform.model.instance import is_ready, phase_of
+from kat_platform.leader.template import template_digest
+from kat_platform.model.instance import InstanceRecord, is_ready, phase_of
 from kat_platform.model.revision import Revision, WorkloadRecord
 from kat_platform.server import index, items
 from kat_platform.server.index import Index, Ref
@@ -123,7 +124,7 @@ def _workload(state: ClusterState, instances: Index, ns: str, name: str) -> item
     updated = ready = available = 0
     for id_ in instances.of_workload(ns, name):
         instance = state.instances[ns, id_]
-        current = instance.revision == record.revision and instance.generation == record.generation
+        current = instance.generation == record.generation and _made_of(state, instance, target)
         up = is_ready(instance, state.statuses.get((ns, id_)))
         updated += current
         available += up
@@ -138,6 +139,17 @@ def _workload(state: ClusterState, instances: Index, ns: str, name: str) -> item
         virtual_ip=state.vips.get((ns, name)),
         summary=items.Summary(wanted=wanted(state, record, target), updated=updated, ready=ready, available=available),
     )
+
+
+def _made_of(state: ClusterState, instance: InstanceRecord, target: Revision | None) -> bool:
+    """Tell whether an instance is what a revision asks for: made of it, or of one with the same template.
+
+    The leader keeps such instances, after a rollback for one, so they are up to date.
+    """
+    if target is None or instance.revision == target.number:
+        return target is not None
+    own = state.revisions.get((instance.namespace, instance.workload, instance.revision))
+    return own is not None and template_digest(own) == template_digest(target)
 
 
 def _revision(state: ClusterState, ns: str, ref_name: str) -> items.RevisionItem | None:
