@@ -75,9 +75,9 @@ def rolled_out(revision: int, generation: int) -> Done:
         if record.get("deleting"):
             raise Conflict("the workload is being deleted")
         if record["revision"] != revision:
-            cause = str(rollout.get("message") or "")
-            if rollout.get("state") == "RolledBack":
-                raise KatError(f"the rollout failed and was rolled back{f': {cause}' if cause else ''}")
+            made = item.get("revision") or {}
+            if made.get("createdBy") == "leader":
+                raise KatError(f"the rollout of revision {revision} failed: {made.get('cause', 'it was rolled back')}")
             raise Conflict(f"revision {record['revision']} has taken the place of revision {revision}")
         if rollout.get("revision") != revision or rollout.get("generation", 0) < generation:
             return False

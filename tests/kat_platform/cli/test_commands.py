@@ -100,6 +100,25 @@ def test_apply_that_is_paused_fails_with_the_reason(cluster, katcall, folder):
     assert katcall("rollout", "status", "web", code=1).out.startswith("revision 1: Paused")
 
 
+def test_apply_that_the_leader_rolls_back_fails_with_the_cause(cluster, katcall, folder):
+    katcall("apply", folder)
+    (folder / "workload.kat").write_text(WORKLOAD.replace("web:1", "web:2"))
+
+    def leader():
+        first = cluster.plane.cache.state.revisions["default", "web", 1]
+        cause = "rollback to 1 (revision 2 made no progress)"
+        again = first.model_copy(update={"number": 3, "cause": cause, "created_by": "leader"})
+        cluster.put(keys.revision("default", "web", 3), again)
+        record = cluster.plane.cache.state.workloads["default", "web"]
+        cluster.put(keys.workload("default", "web"), record.model_copy(update={"revision": 3}))
+
+    timer = threading.Timer(0.8, leader)
+    timer.start()
+    result = katcall("apply", folder, "--wait", "--timeout", "10s", code=1)
+    timer.join()
+    assert "revision 2 made no progress" in result.err
+
+
 def test_errors_have_file_line_column_and_suggestion(cluster, katcall, folder):
     (folder / "workload.kat").write_text(WORKLOAD.replace("replicas", "replica"))
     result = katcall("apply", folder, code=1)
