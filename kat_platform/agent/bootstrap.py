@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import structlog
+from cryptography import x509
 
 from kat_platform.agent import facts
 from kat_platform.agent.daemon import chosen_drivers, plugins_for
@@ -31,6 +32,7 @@ from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import PUBLIC, write_whole
 from kat_platform.registry.catalog import Catalog
 from kat_platform.registry.drivers import examine
+from kat_platform.server.joining import Claim, note_certificate
 from kat_platform.state import keys
 
 log = structlog.get_logger(__name__)
@@ -92,8 +94,8 @@ async def init(places: Places, configuration: ClusterConfiguration, node_name: s
     """
     refuse_initialised(places)
     refuse_failed(await check_host(configuration))
-    tag = "".join(secrets.choice(TAG_ALPHABET) for _ in range(5))
-    with _undone_on_error(places, tag):
+    tag = new_tag()
+    with undone_on_error(places, tag):
         cluster_id = f"kat-{secrets.token_hex(6)}"
         node = LocalNode(
             cluster_id=cluster_id,
@@ -106,11 +108,16 @@ async def init(places: Places, configuration: ClusterConfiguration, node_name: s
         )
         authority = Authority.create(cluster_id)
         authority.save(places.pki)
-        _node_certificate(authority, node, places)
+        certificate = _node_certificate(authority, node, places)
         admin = _admin(authority, node)
-        await _first_state(node, places)
+        await _first_state(node, places, certificate)
         save_node(places, node)  # last: from here on the host counts as initialised
     return NewCluster(node, authority.pem().decode(), admin[0], admin[1], node.api_endpoints[0])
+
+
+def new_tag() -> str:
+    """Make the short token that sets this node's interfaces, cgroups and tables apart on its machine."""
+    return "".join(secrets.choice(TAG_ALPHABET) for _ in range(5))
 
 
 def refuse_initialised(places: Places) -> None:
@@ -124,7 +131,8 @@ def refuse_initialised(places: Places) -> None:
 
 
 @contextmanager
-def _undone_on_error(places: Places, tag: str) -> Iterator[None]:
+def undone_on_error(places: Places, tag: str) -> Iterator[None]:
+    """Remove what was made meanwhile when the work inside fails; what lay there before stays."""
     before = set(places.data.iterdir()) if places.data.exists() else None
     try:
         yield
@@ -136,7 +144,7 @@ def _undone_on_error(places: Places, tag: str) -> Iterator[None]:
         raise
 
 
-def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> None:
+def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> x509.Certificate:
     key = certificates.make_key()
     name = NodeName(node.cluster_id, node.node_name, node.role)
     addresses = [IPv4Address("127.0.0.1"), *(IPv4Address(a) for a in facts.underlay_addresses(frozenset()))]
@@ -144,6 +152,7 @@ def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> 
     certificate = authority.issue_node(key.public_key(), name, domain=domain, addresses=addresses)
     write_whole(places.key, certificates.key_pem(key))
     write_whole(places.certificate, certificates.certificate_pem(certificate), mode=PUBLIC)
+    return certificate
 
 
 def _admin(authority: Authority, node: LocalNode) -> tuple[str, str]:
@@ -153,21 +162,25 @@ def _admin(authority: Authority, node: LocalNode) -> tuple[str, str]:
     return certificates.certificate_pem(certificate).decode(), certificates.key_pem(key).decode()
 
 
-async def _first_state(node: LocalNode, places: Places) -> None:
+async def _first_state(node: LocalNode, places: Places, certificate: x509.Certificate) -> None:
     """Start the store, write the cluster's first state in one transaction, stop the store."""
-    store = plugins_for(node, places).drivers.store
+    drivers = plugins_for(node, places).drivers
+    store, public_key = drivers.store, await drivers.network.public_key()
     if isinstance(store, HasMembers):
         peer = f"http://127.0.0.1:{node.configuration.spec.etcd_peer_port}"
         await store.bootstrap(node.node_name, peer)
     try:
         await store.start()
-        await _write(store, node)
+        await _write(store, node, public_key, certificate)
     finally:
         await store.stop()
 
 
-async def _write(store: Store, node: LocalNode) -> None:
-    record = NodeRecord(name=node.node_name, role=node.role, created_at=node.created_at)
+async def _write(store: Store, node: LocalNode, public_key: str, certificate: x509.Certificate) -> None:
+    name, spec = node.node_name, node.configuration.spec
+    subnet = spec.node_subnet(0)
+    record = NodeRecord(name=name, role=node.role, subnet=subnet, public_key=public_key, created_at=node.created_at)
+    claim = Claim(node=name)
     default = Namespace(metadata=Metadata(name="default"))
     identity = json.dumps({"clusterId": node.cluster_id, "format": 1, "createdAt": node.created_at}).encode()
     result = await store.transaction(
@@ -175,7 +188,10 @@ async def _write(store: Store, node: LocalNode) -> None:
         (
             Put(keys.IDENTITY, identity),
             Put(keys.CLUSTER, node.configuration.to_json()),
-            Put(keys.node(node.node_name), record.to_json()),
+            Put(keys.node(name), record.to_json()),
+            claim.put(keys.subnet_claim(subnet)),
+            claim.put(keys.public_key_claim(public_key)),
+            note_certificate(name, certificate),
             Put(keys.namespace("default"), default.to_json()),
         ),
     )

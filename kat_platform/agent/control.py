@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.hooks.types import LeadershipChange
 from kat_platform.interfaces.scheduler import Contributions
@@ -24,7 +25,6 @@ from kat_platform.leader.sweep import Sweeper
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.observability.metrics import Metrics
 from kat_platform.pki.authority import Authority
-from kat_platform.pki.tls import client_context, server_context
 from kat_platform.registry.announce import Announcer
 from kat_platform.registry.drivers import Drivers
 from kat_platform.server.agents import AgentDirectory
@@ -47,11 +47,13 @@ class ControlPlane:
         drivers: Drivers,
         announcer: Announcer,
         authority: Authority,
+        own_tls: OwnTls,
         metrics: Metrics,
         plugins_report: Callable[[], object],
     ) -> None:
         self._node, self._places, self._drivers, self._announcer = node, places, drivers, announcer
         self._authority, self._metrics, self._plugins_report = authority, metrics, plugins_report
+        self._own_tls = own_tls
         self.cache = StateCache(drivers.store)
         self.recorder = EventRecorder(drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics)
         self._leader_name: str | None = None
@@ -60,10 +62,8 @@ class ControlPlane:
     async def run(self, listening: asyncio.Event) -> None:
         """Run until cancelled; ``listening`` is set once the API answers. The store must have been started."""
         self._contributions = await self._announcer.scheduler_contributions()
-        ca = self._authority.pem()
-        tls = server_context(ca, self._places.certificate, self._places.key)
-        agents = AgentDirectory(self.cache, client_context(ca, self._places.certificate, self._places.key))
-        server = ApiServer(self._deps(tls, agents))
+        agents = AgentDirectory(self.cache, self._own_tls.client())
+        server = ApiServer(self._deps(self._own_tls.server(), agents))
         spec = self._node.configuration.spec
         election = Election(
             self._drivers.store,

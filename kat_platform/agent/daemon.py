@@ -13,17 +13,18 @@ from pathlib import Path
 import structlog
 
 from kat_platform.agent.control import ControlPlane
+from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.link import ApiLink
 from kat_platform.agent.local import AgentLock, LocalNode, Places, load_node, save_node
 from kat_platform.agent.node import NodeAgent
+from kat_platform.agent.renewal import Renewal
 from kat_platform.errors import KatError
 from kat_platform.interfaces.driver import Capability, Driver, DriverContext
 from kat_platform.model.cluster import ClusterConfiguration
+from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRole
 from kat_platform.observability.metrics import Metrics
-from kat_platform.pki.authority import CERTIFICATE_FILE, Authority
-from kat_platform.pki.files import read_public
-from kat_platform.pki.tls import client_context, server_context
+from kat_platform.pki.authority import Authority
 from kat_platform.registry.catalog import Catalog
 from kat_platform.registry.plugins import Plugins, load_plugins
 from kat_platform.registry.report import inspect_plugins
@@ -90,6 +91,8 @@ class Daemon:
         async with asyncio.TaskGroup() as group:
             for driver in wanted:
                 group.create_task(_start(driver, started), name=f"start {driver.info.name}")
+        own_tls = OwnTls(self._places)
+        link = self._link(own_tls)
         listening = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             if control_plane:
@@ -99,25 +102,28 @@ class Daemon:
                     drivers,
                     plugins.announcer,
                     Authority.load(self._places.pki),
+                    own_tls,
                     self._metrics,
                     self._plugins_report,
                 )
                 group.create_task(control.run(listening), name="control plane")
                 group.create_task(self._take_over_pending(control, listening), name="pending configuration")
-            group.create_task(self._worker(plugins).run(), name="node")
+            name = NodeName(self._node.cluster_id, self._node.node_name, self._node.role)
+            group.create_task(Renewal(name, own_tls, link.renew).run(), name="certificate renewal")
+            group.create_task(self._worker(plugins, link, own_tls).run(), name="node")
 
-    def _worker(self, plugins: Plugins) -> NodeAgent:
-        places, node = self._places, self._node
-        ca = read_public(places.pki / CERTIFICATE_FILE)
+    def _link(self, own_tls: OwnTls) -> ApiLink:
+        node = self._node
         endpoints = node.api_endpoints or (f"https://127.0.0.1:{node.configuration.spec.api_port}",)
-        link = ApiLink(node.node_name, endpoints, client_context(ca, places.certificate, places.key))
-        own_tls = server_context(ca, places.certificate, places.key, require_client=True)
+        return ApiLink(node.node_name, endpoints, own_tls.client())
+
+    def _worker(self, plugins: Plugins, link: ApiLink, own_tls: OwnTls) -> NodeAgent:
         return NodeAgent(
-            node,
-            places,
+            self._node,
+            self._places,
             plugins.drivers,
             link,
-            own_tls,
+            own_tls.server(require_client=True),
             plugin_facts=plugins.announcer.node_facts,
             on_configuration=self._on_configuration,
             metrics=self._metrics,

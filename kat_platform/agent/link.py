@@ -78,6 +78,10 @@ class ApiLink:
         """Give a sign of life, good for ``ttl`` seconds."""
         await self._post("heartbeat", {"ttlSeconds": ttl})
 
+    async def renew(self, csr: str) -> str:
+        """Have a signing request (PEM) for this node signed; gives the certificate (PEM)."""
+        return str((await self._post("renew", {"csr": csr})).get("certificate", ""))
+
     async def _post(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
         url = f"{self._endpoints[0]}/v1alpha1/nodes/{self._node}/{what}"
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)

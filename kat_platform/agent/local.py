@@ -70,6 +70,14 @@ class Places:
         """A configuration given with ``kat-agent configure``, not yet taken over by the cluster."""
         return self.data / PENDING_FILE
 
+    def rebased(self, configured: str, data_path: str) -> Path:
+        """Give where a folder of the configuration is on this node.
+
+        One below ``dataPath`` follows this node's own data path, which may be another one (``--data-path``).
+        """
+        path = Path(configured)
+        return self.data / path.relative_to(data_path) if path.is_relative_to(data_path) else path
+
     def run(self, tag: str) -> Path:
         """Folder for sockets and the like, emptied at boot; short, because socket paths are limited."""
         return RUN_BASE / tag

@@ -7,7 +7,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -24,10 +23,10 @@ from kat_platform.agent.tables import NodeView, fold
 from kat_platform.errors import HostNotReady, KatError
 from kat_platform.hooks.types import NodeFacts
 from kat_platform.interfaces.dns import ListenAddress
-from kat_platform.interfaces.driver import Health
+from kat_platform.interfaces.driver import Capability, Health
 from kat_platform.interfaces.network import NodeNetwork
 from kat_platform.model.cluster import ClusterConfiguration
-from kat_platform.model.node import Condition, NodeReport
+from kat_platform.model.node import Condition, NodeReport, NodeRole
 from kat_platform.observability.metrics import Metrics
 from kat_platform.registry.drivers import Drivers
 
@@ -163,7 +162,7 @@ class NodeAgent:
             node=self._node.node_name,
             subnet=subnet,
             domain=spec.cluster_domain,
-            volume_base=Path(spec.volume_base_path),
+            volume_base=self._places.rebased(spec.volume_base_path, spec.data_path),
             boot_id=facts.boot_id(),
             node_addresses=tuple(IPv4Address(address) for address in own),
         )
@@ -239,6 +238,8 @@ class NodeAgent:
         versions = {"agent": __version__}
         failed, poor = [], []
         for capability, driver in self._drivers.all():
+            if capability is Capability.STORE and self._node.role is NodeRole.WORKER:
+                continue  # loaded as on every node, but never started: a worker does not touch the store
             versions[capability.value] = f"{driver.info.name} {driver.info.version}"
             status = await driver.status()
             if status.health is Health.FAILED:

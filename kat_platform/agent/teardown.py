@@ -43,17 +43,19 @@ async def reset(places: Places, *, keep_volumes: bool, progress: Callable[[str],
     if problems:
         return problems
     progress("removing files")
-    volumes = Path(node.configuration.spec.volume_base_path)
+    spec = node.configuration.spec
+    volumes = places.rebased(spec.volume_base_path, spec.data_path)
     if not keep_volumes and volumes.is_dir():
         shutil.rmtree(volumes)
-    remove_places(places, node.tag, kept_paths(node, keep_volumes=keep_volumes))
+    remove_places(places, node.tag, kept_paths(places, node, keep_volumes=keep_volumes))
     return []
 
 
-def kept_paths(node: LocalNode, *, keep_volumes: bool) -> tuple[Path, ...]:
+def kept_paths(places: Places, node: LocalNode, *, keep_volumes: bool) -> tuple[Path, ...]:
     """Give the folders a reset leaves alone: backups, and volumes if wanted, as far as they exist and hold anything."""
     spec = node.configuration.spec
-    wanted = [Path(spec.backup_path)] + ([Path(spec.volume_base_path)] if keep_volumes else [])
+    chosen = [spec.backup_path, *([spec.volume_base_path] if keep_volumes else [])]
+    wanted = [places.rebased(path, spec.data_path) for path in chosen]
     return tuple(path for path in wanted if path.is_dir() and any(path.iterdir()))
 
 

@@ -48,7 +48,10 @@ def check(config: Path | None, output: str) -> None:
 
     results = asyncio.run(check_host(_configuration(config)))
     if output == "json":
-        rows = [{"name": r.name, "ok": r.ok, "required": r.required, "message": r.message, "remedy": r.remedy} for r in results]
+        rows = [
+            {"name": r.name, "ok": r.ok, "required": r.required, "message": r.message, "remedy": r.remedy}
+            for r in results
+        ]
         click.echo(json.dumps(rows, indent=2))
     else:
         for result in results:
@@ -79,6 +82,25 @@ def init(config: Path | None, name: str | None, data_path: Path | None) -> None:
     )
     click.echo(f"initialised: node '{made.node.node_name}' of cluster '{made.node.cluster_id}' in {places.data}")
     click.echo(f"katcall's context is in {where}")
+    click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
+
+
+@cli.command()
+@click.argument("address")
+@click.option("--token", required=True, envvar="KAT_JOIN_TOKEN", help="As printed by 'katcall token create'.")
+@click.option("--name", "name", help="Name of this node. Default: the host's name.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label of this node (repeatable).")
+@_data_path
+def join(address: str, token: str, name: str | None, labels: tuple[str, ...], data_path: Path | None) -> None:
+    """Make this machine a node of the cluster whose API is at ADDRESS (HOST or HOST:PORT)."""
+    from kat_platform.agent.join import join as enter
+    from kat_platform.agent.local import Places
+
+    places = Places(_data(data_path))
+    node = asyncio.run(enter(places, address, token.strip(), name or _host_name(), _labels(labels)))
+    click.echo(
+        f"joined: node '{node.node_name}' of cluster '{node.cluster_id}', role {node.role.value}, in {places.data}"
+    )
     click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
 
 
@@ -141,7 +163,7 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
         click.echo("mend this and run 'kat-agent reset' again", err=True)
         sys.exit(1)
     remove_context(node.cluster_id)
-    for path in kept_paths(node, keep_volumes=not delete_volumes):
+    for path in kept_paths(places, node, keep_volumes=not delete_volumes):
         click.echo(f"kept: {path}")
     click.echo("nothing else of KAT is left on this machine")
 
@@ -164,6 +186,16 @@ def _configuration(path: Path | None) -> ClusterConfiguration:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     return parse_cluster(data, str(path))
+
+
+def _labels(given: tuple[str, ...]) -> dict[str, str]:
+    made = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"'{text}' is no label: write --label KEY=VALUE")
+        made[key] = value
+    return made
 
 
 def _data(path: Path | None) -> Path:

@@ -5,11 +5,14 @@ The token has been redeemed before anything here is asked, so whoever has none l
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
+
+from cryptography import x509
 
 from kat_platform.errors import Conflict, Denied, InvalidInput, InvalidValue, NotSupportedYet, Unavailable
 from kat_platform.interfaces.store import Compare, Operation, Put
@@ -205,3 +208,9 @@ def choose_subnet(members: Members, spec: ClusterConfigurationSpec) -> IPv4Netwo
             f"all {spec.max_nodes} node subnets of {spec.cluster_cidr} are taken", hint="remove a node that is gone"
         )
     return subnet
+
+
+def note_certificate(node: str, certificate: x509.Certificate) -> Operation:
+    """Give the write that notes a node's certificate, so that it can be revoked when the node is removed."""
+    note = {"expiresAt": certificate.not_valid_after_utc.timestamp()}
+    return Put(keys.certificate(node, certificate.serial_number), json.dumps(note).encode())

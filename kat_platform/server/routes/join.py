@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from hashlib import sha256
@@ -18,7 +17,7 @@ from pydantic import Field
 import kat_platform
 from kat_platform.errors import Conflict, InvalidValue, NotFound, Unauthenticated, Unavailable
 from kat_platform.interfaces.auth import Verb
-from kat_platform.interfaces.store import Compare, Delete, Operation, Put
+from kat_platform.interfaces.store import Compare, Delete, Put
 from kat_platform.model.base import Model
 from kat_platform.model.cluster import ClusterConfigurationSpec
 from kat_platform.model.event import Event
@@ -30,7 +29,7 @@ from kat_platform.pki.tokens import JoinToken, JoinTokenRecord, make_join_token,
 from kat_platform.server import joining, node_view
 from kat_platform.server.api import Api
 from kat_platform.server.guard import STRANGER
-from kat_platform.server.joining import Admission, Applicant, Claim, Claimed, Members
+from kat_platform.server.joining import Admission, Applicant, Claim, Claimed, Members, note_certificate
 from kat_platform.server.requests import answer_json, read_json
 from kat_platform.server.table import PREFIX, Route
 from kat_platform.state import keys
@@ -227,12 +226,6 @@ async def read_members(api: Api) -> Members:
         for entry in (await api.deps.store.list(prefix)).entries:
             claims[entry.key] = Claimed(Claim.from_json(entry.value).node, entry.revision)
     return Members(nodes, claims)
-
-
-def note_certificate(node: str, certificate: x509.Certificate) -> Operation:
-    """Give the write that notes a node's certificate, so that it can be revoked when the node is removed."""
-    note = {"expiresAt": certificate.not_valid_after_utc.timestamp()}
-    return Put(keys.certificate(node, certificate.serial_number), json.dumps(note).encode())
 
 
 async def _tell(api: Api, admission: Admission, body: JoinBody) -> None:

@@ -22,10 +22,11 @@ from kat_platform.model.node import NodeReport
 from kat_platform.model.view import ReportBody
 from kat_platform.pki import certificates
 from kat_platform.server.api import Api
+from kat_platform.server.joining import note_certificate
 from kat_platform.server.node_view import stream_view
 from kat_platform.server.problems import from_validation
 from kat_platform.server.requests import answer_json, read_json
-from kat_platform.server.routes.join import authority_of, note_certificate
+from kat_platform.server.routes.join import authority_of
 from kat_platform.server.table import PREFIX, Route
 from kat_platform.state import keys
 
