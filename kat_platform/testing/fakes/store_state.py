@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from kat_platform.errors import Compacted, InvalidInput, NotFound, StoreFull, TooLarge
 from kat_platform.interfaces.store import (
@@ -79,9 +80,9 @@ class MemoryState:
                 found.append((number, matching))
         return found
 
-    async def changed(self) -> None:
-        """Wait for the next write."""
-        await self._changed.wait()
+    def changed(self) -> Coroutine[Any, Any, object]:
+        """Give what waits for the next write after this call, however much later it is awaited."""
+        return self._changed.wait()
 
     def wake(self) -> None:
         """Wake everyone who waits for a write."""

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kat_platform.errors import Denied
@@ -57,6 +57,7 @@ def test_advancing_replays_a_batch(old: dict[str, Entry], steps: list[tuple[str,
 
 
 @settings(max_examples=25, deadline=None)
+@example(steps=[("pause", "/a", b""), ("pause", "/a", b""), ("put", "/a", b"x")])  # a write just as the watch begins
 @given(
     steps=st.lists(
         st.tuples(
