@@ -1,7 +1,8 @@
 """Auth: who is calling the API, and what they may do.
 
-``authenticate`` is asked once per connection (certificate) or request (bearer token), ``authorize`` for each request; both must answer
-from memory within a millisecond. The API records every mutation, allowed or denied, as an audit event.
+``authenticate`` is asked once per connection (certificate) or request (bearer token), ``authorize`` for each
+request; both must answer from memory within a millisecond. The API records every mutation, allowed or denied, as an
+audit event.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Builder: makes an image from source. Runs on the node that the leader chose for the build.
 
-Idempotent: a build whose ``tag`` is present with the same inputs may return at once. Everything a build makes besides the image is
-gone when it ends, also when it is cancelled.
+Idempotent: a build whose ``tag`` is present with the same inputs may return at once. Everything a build makes
+besides the image is gone when it ends, also when it is cancelled.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Scheduler: which node each pending instance goes to. A pure function over an immutable snapshot.
 
-``schedule`` must not do I/O, keep state between calls that changes answers, or read a clock: the same input gives the
-same plan. It is called in a worker thread, so it must not touch the event loop. All amounts are integers: CPU in
-millicores, memory in bytes.
+``schedule`` must not do I/O, keep state between calls that changes answers, or read a clock: the same input gives
+the same plan. It is called in a worker thread, so it must not touch the event loop. All amounts are integers: CPU
+in millicores, memory in bytes.
 
-The host checks every plan before it commits it (fit, eligibility of the node); a plan that breaks a hard rule is refused as
-the plugin's fault and nothing of it is committed.
+The host checks every plan before it commits it (fit, eligibility of the node); a plan that breaks a hard rule is
+refused as the plugin's fault and nothing of it is committed.
 """
 
 from __future__ import annotations

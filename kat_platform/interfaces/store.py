@@ -227,9 +227,7 @@ class Store(Driver, Protocol):
     def max_operations(self) -> int:
         """How many operations one branch of a transaction may have, at least 128."""
 
-    def watch(
-        self, prefix: str, *, from_revision: int, progress: bool = False
-    ) -> AsyncGenerator[WatchBatch, None]:
+    def watch(self, prefix: str, *, from_revision: int, progress: bool = False) -> AsyncGenerator[WatchBatch, None]:
         """Give every change with the prefix from ``from_revision`` on, each exactly once, in order.
 
         Survives restarts of the store without gap or repetition. Raises ``Compacted`` when the revision is no

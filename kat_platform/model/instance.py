@@ -1,7 +1,7 @@
 """Instance: one container of one revision, bound to a node.
 
-Two records describe it, so that no two writers share a key: :class:`InstanceRecord` is the leader's word (what should be),
-:class:`InstanceStatus` the node's (what is).
+Two records describe it, so that no two writers share a key: :class:`InstanceRecord` is the leader's word (what
+should be), :class:`InstanceStatus` the node's (what is).
 """
 
 from __future__ import annotations
@@ -101,6 +101,4 @@ def phase_of(record: InstanceRecord, status: InstanceStatus | None) -> Phase:
 
 def is_ready(record: InstanceRecord, status: InstanceStatus | None) -> bool:
     """Tell whether it should get traffic: ready by its node's word and not on its way out."""
-    return (
-        status is not None and status.ready and record.desired is Desired.RUN and record.lost_at is None
-    )
+    return status is not None and status.ready and record.desired is Desired.RUN and record.lost_at is None

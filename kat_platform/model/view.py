@@ -1,8 +1,8 @@
 """View: what one node needs to know, as the API streams it to the node's agent.
 
-The stream is a sequence of items, each with a key and a body; a body of ``None`` removes the key. The first pass sends everything and
-ends with a ``synced`` line; from then on changed items follow. A node is told only what it needs: its own
-instances in full, of the others no more than address and readiness.
+The stream is a sequence of items, each with a key and a body; a body of ``None`` removes the key. The first pass
+sends everything and ends with a ``synced`` line; from then on changed items follow. A node is told only what it
+needs: its own instances in full, of the others no more than address and readiness.
 """
 
 from __future__ import annotations

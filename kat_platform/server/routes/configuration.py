@@ -17,6 +17,7 @@ from kat_platform.server.requests import answer, answer_json, check_match, flag,
 from kat_platform.server.table import DRY_RUN, PREFIX, Route
 from kat_platform.state import keys
 
+
 async def get(_: web.Request, api: Api) -> web.StreamResponse:
     """Give the configuration."""
     body = api.objects.get(Ref(CONFIGURATION, "", "cluster"))

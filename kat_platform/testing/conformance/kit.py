@@ -74,7 +74,8 @@ class Kit(Generic[D]):
             return Outcome(check.name, check.rule, f"did not end within {check.timeout:g} s")
         except Exception as error:  # a driver under test may raise anything; all of it is a failed check
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return Outcome(check.name, check.rule, f"{type(error).__name__}: {error} (line {where.lineno} of {where.name})")
+            told = f"{type(error).__name__}: {error} (line {where.lineno} of {where.name})"
+            return Outcome(check.name, check.rule, told)
         return Outcome(check.name, check.rule)
 
     async def run(self, subject: Subject[D]) -> tuple[Outcome, ...]:
