@@ -16,7 +16,7 @@ node has
 heard of it."""
 
 LOOK: Final = 0.1
-"""Seconds between two counts of the connections that are left; no event tells of the last one's end."""
+"""Seconds to the second count of the connections that are left, growing to 1: no event tells of the last one's end."""
 
 
 async def drain(shop: Workshop, key: str, address: str | None, limit: float) -> None:
@@ -29,8 +29,10 @@ async def drain(shop: Workshop, key: str, address: str | None, limit: float) -> 
         return
     try:
         async with asyncio.timeout(limit):
-            while await shop.network.open_connections(IPv4Address(address)) > 0:  # noqa: ASYNC110 - see LOOK
-                await asyncio.sleep(LOOK)
+            pause = LOOK
+            while await shop.network.open_connections(IPv4Address(address)) > 0:
+                await asyncio.sleep(pause)
+                pause = min(1.0, pause * 1.5)
     except TimeoutError:
         text = f"connections still open {limit:g} s after it was taken out of service: they are cut"
         shop.on_event(key, "DrainTimedOut", text, EventType.WARNING)

@@ -15,10 +15,9 @@ from typing import Any
 
 from kat_platform.interfaces.auth import Auth
 from kat_platform.model.cluster import ClusterConfiguration
-from kat_platform.model.identity import NodeName, NodeRole, UserName
+from kat_platform.model.identity import NodeName, UserName
 from kat_platform.model.meta import Metadata
-from kat_platform.model.node import Capacity, NodeRecord, NodeReport
-from kat_platform.model.node import NodeRole as RecordedRole
+from kat_platform.model.node import Capacity, NodeRecord, NodeReport, NodeRole
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import write_whole
@@ -56,7 +55,7 @@ class ControlPlane:
         await self.store.start()
         configuration = ClusterConfiguration(metadata=Metadata(name="cluster"))
         await self.store.put(keys.CLUSTER, configuration.to_json())
-        await self.add_node(self.node, RecordedRole.CONTROL_PLANE, "10.100.0.0/23")
+        await self.add_node(self.node, NodeRole.CONTROL_PLANE, "10.100.0.0/23")
         self._following = asyncio.create_task(self.cache.run(), name="control-plane-cache")
         node = NodeName(CLUSTER_ID, self.node, NodeRole.CONTROL_PLANE)
         certificate, key = self.issue_node(node)
@@ -81,7 +80,7 @@ class ControlPlane:
             await asyncio.gather(self._following, return_exceptions=True)
         await self.store.stop()
 
-    async def add_node(self, name: str, role: RecordedRole, subnet: str, *, alive: bool = True) -> None:
+    async def add_node(self, name: str, role: NodeRole, subnet: str, *, alive: bool = True) -> None:
         """Record a node that has joined and reported."""
         record = NodeRecord(name=name, role=role, subnet=IPv4Network(subnet), public_key=f"key-of-{name}")
         room = Capacity(cpu_millicores=4000, memory_bytes=8 << 30)

@@ -6,9 +6,11 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
 
+from kat_platform.interfaces.scheduler import TaintEffect
 from kat_platform.interfaces.store import Change, ChangeType, Delete, Entry, Put
 from kat_platform.leader.changes import LeaderChange
 from kat_platform.leader.commit import operations_for
+from kat_platform.leader.moving import tolerations_of, untolerated
 from kat_platform.leader.reconcile import Reconciliation, reconcile
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.instance import Desired, InstanceRecord, InstanceStatus, Phase
@@ -97,6 +99,18 @@ class World:
         record = self.state.workloads["default", name]
         self.put(keys.workload("default", name), record.model_copy(update=update).to_json())
 
+    def node(self, name: str, **update: Any) -> None:
+        """Change a node's record: cordon, drain, taint."""
+        self.put(keys.node(name), self.state.nodes[name].model_copy(update=update).to_json())
+
+    def drain(self, name: str, *, daemons: bool = False) -> None:
+        """Ask for a drain as the API does."""
+        self.node(name, cordoned=True, draining=True, drain_daemons=daemons)
+
+    def uncordon(self, name: str) -> None:
+        """End a drain or a cordon."""
+        self.node(name, cordoned=False, draining=False, drain_daemons=False)
+
     # --- the leader -------------------------------------------------------------------------------------------
 
     def decide(self, *, judge_loss: bool = True) -> Reconciliation:
@@ -109,12 +123,25 @@ class World:
         for change in result.changes:
             self.commit(change)
         if place:
-            alive = sorted(self.state.alive)
             waiting = [r for r in self.state.instances.values() if r.node is None and r.desired is Desired.RUN]
             for index, record in enumerate(sorted(waiting, key=lambda r: r.id)):
-                target = record.only_node or (alive[index % len(alive)] if alive else None)
-                self.put_instance(record.model_copy(update={"node": target}))
+                open_ = [record.only_node] if record.only_node else self.open_for(record)
+                if open_:
+                    self.put_instance(record.model_copy(update={"node": open_[index % len(open_)]}))
         return result.changes
+
+    def open_for(self, record: InstanceRecord) -> list[str]:
+        """The nodes the scheduler may choose: alive, not cordoned, without taints that are not tolerated."""
+        own = self.state.revisions[record.namespace, record.workload, record.revision]
+        tolerations = tolerations_of(own.document.spec)
+        hard = (TaintEffect.NO_SCHEDULE, TaintEffect.NO_EXECUTE)
+        pins = {node for place, node in self.state.pins.items() if place[:2] == (record.namespace, record.workload)}
+        found = []
+        for name, node in sorted(self.state.nodes.items()):
+            tainted = any(untolerated(node, tolerations, effect) for effect in hard)
+            if name in self.state.alive and not node.cordoned and not tainted and (not pins or name in pins):
+                found.append(name)
+        return found
 
     def put_instance(self, record: InstanceRecord) -> None:
         """Write an instance's record."""
@@ -170,10 +197,10 @@ class World:
         return [r for r in found if r.desired is Desired.RUN and r.lost_at is None]
 
     def ready(self, name: str = "web") -> list[InstanceRecord]:
-        """Instances of a workload that get traffic."""
+        """Instances of a workload that get traffic, on nodes that give signs of life."""
         found = []
         for record in self.running(name):
             status = self.state.statuses.get((record.namespace, record.id))
-            if status is not None and status.ready:
+            if status is not None and status.ready and record.node in self.state.alive:
                 found.append(record)
         return found

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from kat_platform.interfaces.network import IsolatedNamespace, ServiceTable, TransportProtocol
+from kat_platform.interfaces.network import CountsConnections, IsolatedNamespace, ServiceTable, TransportProtocol
 from kat_platform.testing.conformance.kit import Check, Kit, require
 from kat_platform.testing.conformance.network_scene import Scene, address, service
 from kat_platform.testing.netns import Namespace
@@ -141,6 +141,33 @@ async def draining_keeps_connections(scene: Scene) -> None:
     new = {(await greeting(client, VIRTUAL))[0] for _ in range(6)}
     require(new == {"s3"}, f"new connections went to {new}")
     writer.close()
+
+
+@_with_packets("a driver that counts connections counts those that are open, by virtual IP or not, and only those")
+async def open_connections_are_counted(scene: Scene) -> None:
+    driver = scene.driver
+    if not isinstance(driver, CountsConnections):
+        return
+    client = await scene.container(1)
+    await scene.serve(await scene.container(2), "s2")
+    await driver.apply_services(ServiceTable((service(2),)))
+    require(await driver.open_connections(address(2)) == 0, "connections were counted before there were any")
+    streams = [await connect(client, to) for to in (VIRTUAL, VIRTUAL, str(address(2)))]
+    for reader, _ in streams:
+        await reader.readline()
+    require(await driver.open_connections(address(2)) == len(streams), "not every open connection was counted")
+    require(await driver.open_connections(address(1)) == 0, "the client's own connections were counted as to it")
+    for left, (_, writer) in reversed(list(enumerate(streams))):
+        writer.close()
+        await _count_falls_to(driver, left)
+
+
+async def _count_falls_to(driver: CountsConnections, wanted: int) -> None:
+    for _ in range(60):
+        if await driver.open_connections(address(2)) == wanted:
+            return
+        await asyncio.sleep(0.05)
+    require(False, "an ended connection is still counted after 3 s")
 
 
 @_with_packets("no new connection fails while the backends change")

@@ -110,9 +110,7 @@ def _outcome(
     return asked, present
 
 
-def broken_rules(
-    snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...], plan: PlacementPlan
-) -> list[str]:
+def broken_rules(snapshot: SchedulingSnapshot, pending: tuple[PendingInstance, ...], plan: PlacementPlan) -> list[str]:
     """Tell which placements break a rule in the state that the plan leads to, whatever order it was made in.
 
     One that wants company of its own kind may have been the first of its kind, and others come elsewhere later: it is

@@ -17,6 +17,9 @@ _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _FAMILY = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _ORIGINAL, _REPLY, _ZONE = 1, 2, 18
 _PROTOCOL_NUMBER = 1
+_PROTOCOL_INFO = 4
+_OPEN_STATES = frozenset({2, 3, 5})
+"""SYN_RECV, ESTABLISHED, CLOSE_WAIT."""
 _PORT = struct.Struct("!H")
 _SO_MARK = 36
 
@@ -40,6 +43,8 @@ class Connection:
     reply: Flow
     key: bytes
     """The kernel's own encoding of the original direction (and zone), for :func:`forget`."""
+    tcp_state: int = 0
+    """``enum tcp_conntrack`` of ``linux/netfilter/nf_conntrack_tcp.h``; 0 for other protocols."""
 
 
 def connections(*, ends: frozenset[IPv4Address] | None = None, protocol: int | None = None) -> list[Connection]:
@@ -63,8 +68,30 @@ def connections(*, ends: frozenset[IPv4Address] | None = None, protocol: int | N
             if forward is None or (back := _tuple(reply)[1]) is None:
                 continue
             key = nested(_ORIGINAL, original) + (attribute(_ZONE, entry[_ZONE]) if _ZONE in entry else b"")
-            found.append(Connection(protocol, forward, back, key))
+            found.append(Connection(protocol, forward, back, key, _tcp_state(entry.get(_PROTOCOL_INFO, b""))))
     return found
+
+
+def _tcp_state(data: bytes) -> int:
+    """Read ``CTA_PROTOINFO / CTA_PROTOINFO_TCP / CTA_PROTOINFO_TCP_STATE``."""
+    state = attributes(attributes(data).get(1, b"")).get(1, b"")
+    return state[0] if state else 0
+
+
+def open_towards(address: IPv4Address) -> int:
+    """Count the TCP connections others have opened to ``address`` (or to a virtual IP that led there) and not ended.
+
+    One of which the answering side has sent its end does not count: there is nothing left for it to do.
+    """
+    ends = connections(ends=frozenset({address}), protocol=TCP)
+    return sum(
+        1
+        for each in ends
+        if each.protocol == TCP
+        and each.reply.source == address
+        and each.original.source != address
+        and each.tcp_state in _OPEN_STATES
+    )
 
 
 def _tuple(data: bytes) -> tuple[int, Flow | None]:

@@ -277,6 +277,10 @@ class WireGuardNetwork:
         ended = await self._thread(_end_connections, addresses)
         _log.info("connections reset", addresses=len(addresses), connections=ended)
 
+    async def open_connections(self, address: IPv4Address) -> int:
+        """Count the TCP connections that others still have to an address."""
+        return await self._thread(conntrack.open_towards, address)
+
     async def reset(self) -> None:
         """Take away everything of this tag on this host."""
         await self.stop()
