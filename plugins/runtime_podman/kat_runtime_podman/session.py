@@ -61,7 +61,10 @@ class Session:
             assert self._process.stdout is not None
             assert self._process.stderr is not None
             streams, closer = {"stdout": self._process.stdout, "stderr": self._process.stderr}, None
-        pumps = [asyncio.create_task(self._pump(name, reader, chunks)) for name, reader in streams.items()]
+        pumps = [
+            asyncio.create_task(self._pump(name, reader, chunks), name=f"exec {name}")
+            for name, reader in streams.items()
+        ]
         try:
             await self._process.wait()
             idle = 0
