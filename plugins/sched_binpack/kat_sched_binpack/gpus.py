@@ -12,9 +12,7 @@ def suits(gpu: Gpu, request: GpuRequest) -> bool:
     return request.driver in ("any", gpu.driver) and gpu.vram_mb >= request.min_vram_mb
 
 
-def available(
-    gpus: tuple[Gpu, ...], holders: Mapping[str, GpuRequest], evicted: Set[str], request: GpuRequest
-) -> int:
+def available(gpus: tuple[Gpu, ...], holders: Mapping[str, GpuRequest], evicted: Set[str], request: GpuRequest) -> int:
     """Count the GPUs that suit ``request`` once every holder has its own.
 
     A holder that a GPU names has that one. One that no GPU names yet (it was only just assigned) is given the

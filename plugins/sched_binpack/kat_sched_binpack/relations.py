@@ -60,8 +60,9 @@ class Subject:
         if demand.namespace != self.namespace:
             return False
         if self.holds:
-            return any(t.topology_key == self.key and labels_of(t.labels) == self.labels
-                       for t in demand.anti_affinity.required)
+            return any(
+                t.topology_key == self.key and labels_of(t.labels) == self.labels for t in demand.anti_affinity.required
+            )
         if self.workload is not None:
             return demand.workload == self.workload
         return self.speaks_of(demand)

@@ -92,6 +92,5 @@ def sizes(demands: dict[str, Demand], counts: dict[str, int], cpu: int, memory: 
     scarce_cpu = sum(d.cpu_millicores * counts[key] for key, d in demands.items()) / cpu
     scarce_memory = sum(d.memory_bytes * counts[key] for key, d in demands.items()) / memory
     return {
-        key: d.cpu_millicores / cpu * scarce_cpu + d.memory_bytes / memory * scarce_memory
-        for key, d in demands.items()
+        key: d.cpu_millicores / cpu * scarce_cpu + d.memory_bytes / memory * scarce_memory for key, d in demands.items()
     }

@@ -97,9 +97,7 @@ def mixed(chance: random.Random) -> tuple[int, int]:
 
 @pytest.mark.parametrize("shape", [uniform, skewed, mixed])
 @pytest.mark.parametrize("replicas", [1, 10])
-def test_packing_is_within_a_few_percent_of_the_lower_bound(
-    binpack: Scheduler, shape: object, replicas: int
-) -> None:
+def test_packing_is_within_a_few_percent_of_the_lower_bound(binpack: Scheduler, shape: object, replicas: int) -> None:
     assert callable(shape)
     chance = random.Random(7)
     pending: list[PendingInstance] = []
