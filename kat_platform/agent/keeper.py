@@ -6,7 +6,7 @@ all instances of one node. Follows the view, the runtime's events and its own wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -27,7 +27,7 @@ from kat_platform.errors import KatError
 from kat_platform.interfaces.dns import Dns, DnsView
 from kat_platform.interfaces.driver import Collects
 from kat_platform.interfaces.network import Network, Peer, ServiceTable
-from kat_platform.interfaces.runtime import Container, Runtime, RuntimeEventType
+from kat_platform.interfaces.runtime import Container, Runtime, RuntimeEvent, RuntimeEventType
 from kat_platform.model.event import EventType
 from kat_platform.model.instance import InstanceStatus, Phase
 from kat_platform.observability.metrics import Metrics
@@ -77,6 +77,7 @@ class Keeper:
         self._crash: asyncio.Future[None] | None = None
         self._addresses: dict[str, str] = {}
         self._last_address: str | None = None
+        self._events: AsyncIterator[RuntimeEvent] | None = None
         self._dirty = asyncio.Event()
         self._published: tuple[ServiceTable | None, DnsView | None, tuple[Peer, ...] | None] = (None, None, None)
         self._serial = 0
@@ -102,6 +103,7 @@ class Keeper:
 
     async def adopt(self) -> None:
         """Find again what runs already: journal, containers and attachments of earlier processes."""
+        self._events = self._runtime.events()  # before looking: no end falls between looking and listening
         memories = self._journal.load()
         containers = {key_of(c.name): c for c in await self._runtime.list_containers()}
         attached = {key: str(address) for key, address in await self._network.attachments()}
@@ -219,7 +221,7 @@ class Keeper:
         await self._crash
 
     async def _follow_runtime(self) -> None:
-        async for event in self._runtime.events():
+        async for event in self._events or self._runtime.events():
             if event.type is RuntimeEventType.GAP:
                 await self._look_again()
             elif event.type is RuntimeEventType.EXITED:

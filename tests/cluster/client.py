@@ -151,7 +151,8 @@ class Hammer:
         self._space, self._where = space, (host, port, path)
         self._stop = threading.Event()
         self.answered = 0
-        self.failures: list[str] = []
+        self.failures: list[tuple[float, str]] = []
+        """When the failed request was sent (seconds since the epoch), and what became of it."""
         self.texts: set[str] = set()
         self._threads = [threading.Thread(target=self._work, name=f"hammer-{n}", daemon=True) for n in range(threads)]
 
@@ -159,14 +160,14 @@ class Hammer:
         self._space.enter()
         host, port, path = self._where
         while not self._stop.is_set():
-            began = time.monotonic()
+            began = time.time()
             try:
                 status, text = fetch_here(host, port, path, timeout=10)
             except (OSError, http.client.HTTPException) as error:
-                self.failures.append(f"{time.time():.3f} after {time.monotonic() - began:.3f} s: {error!r}")
+                self.failures.append((began, f"after {time.time() - began:.3f} s: {error!r}"))
                 continue
             if status != 200:
-                self.failures.append(f"{time.time():.3f}: status {status}")
+                self.failures.append((began, f"status {status}"))
             self.answered += 1
             self.texts.add(text)
             self._stop.wait(0.004)  # leave the machine something to change things with

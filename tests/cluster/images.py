@@ -38,7 +38,7 @@ _PROGRAMS: Final = (
         "sleep",
         "tail",
     ),
-    *("timeout", "touch", "true", "wget", "env", "head", "wc", "dd", "test", "mkdir", "ps"),
+    *("tail", "timeout", "touch", "true", "wget", "env", "head", "wc", "dd", "test", "mkdir", "ps"),
 )
 
 

@@ -132,7 +132,8 @@ class RealNode:
         """Wait until the API serves and the node may take instances."""
 
         def ready() -> bool:
-            assert self.agent is not None and self.agent.poll() is None, f"the agent ended: {self.tail()}"
+            if self.agent is None or self.agent.poll() is not None:
+                raise RuntimeError(f"the agent ended: {self.tail()}")
             return bool(self.api.get(f"/nodes/{self.name}")["ready"])
 
         wait_for(ready, "the node is ready", seconds)
@@ -211,6 +212,8 @@ class RealNode:
         """Wait until a workload has exactly the ready instances of its newest revision that it wants; gives it."""
 
         def done() -> Any:
+            if self.agent is not None and self.agent.poll() is not None:
+                raise RuntimeError(f"the agent ended: {self.tail()}")
             item = self.workload(namespace, name)
             summary, rollout = item["summary"], item.get("rollout", {})
             same = {summary[key] for key in ("wanted", "updated", "ready", "available")}

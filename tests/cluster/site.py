@@ -16,7 +16,7 @@ def installed() -> bool:
 
 
 def python_path(folder: Path) -> str:
-    """Give the ``PYTHONPATH`` for KAT's programs; in a bare checkout stand-ins for its distributions go to ``folder``."""
+    """Give ``PYTHONPATH`` for KAT's programs; in a bare checkout stand-ins for its distributions go to ``folder``."""
     given = os.environ.get("PYTHONPATH", "")
     if installed():
         return given

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
 import pytest
 
-from .client import Hammer
+from .client import Hammer, fetch
 from .conftest import Place
 from .host import wait_for
 from .images import WEB_NEXT, WEB_SICK
@@ -36,14 +37,7 @@ def ask_from_a_container(place: Place, target: str) -> str:
 def log_of(place: Place, instance: str) -> list[str]:
     answer = place.node.api.ask("GET", f"/v1alpha1/namespaces/{place.name}/instances/{instance}/logs")
     assert answer.status == 200, answer.data
-    return [line for line in parse(answer.data)]
-
-
-def parse(text: object) -> list[str]:
-    import json
-
-    assert isinstance(text, str), text
-    return [json.loads(line)["text"] for line in text.splitlines() if '"text"' in line]
+    return [json.loads(line)["text"] for line in answer.data.splitlines() if '"text"' in line]
 
 
 @pytest.mark.slow
@@ -159,8 +153,6 @@ def test_an_update_that_never_gets_healthy_rolls_back_if_asked_to(place: Place):
 
 
 def test_a_virtual_ip_without_instances_refuses_at_once(place: Place):
-    from .client import fetch
-
     place.node.apply(web("web", place.name, replicas=0))
     wait_for(lambda: place.node.workload(place.name, "web").get("virtualIp"), "there is a virtual IP")
     address = place.node.virtual_ip(place.name, "web")

@@ -20,6 +20,7 @@ from kat_runtime_podman.processes import Watched, belongs, monitor_gone, read_pi
 
 _LOG: Final = structlog.get_logger(__name__)
 _KILLED: Final = 137
+_UNKNOWN: Final = -1
 _EXIT_FILE_SECONDS: Final = 0.5
 """How long conmon may take to write the exit code; it takes about one millisecond."""
 
@@ -154,8 +155,18 @@ class Lives:
             found = await self._ask(live.name)
         except KatError as error:
             _LOG.warning("exit-code-unknown", container=live.name, error=str(error))
-            return -1
+            return _UNKNOWN
+        if found is not None and found.pid == live.pid:
+            found = await self._told_podman(live)
         if found is None or found.exit_code is None:
-            return -1
+            return _UNKNOWN
         live.oom_killed = found.oom_killed
         return found.exit_code
+
+    async def _told_podman(self, live: Live) -> Container | None:
+        """Leave the file conmon could not: without it Podman takes the container for running for ever."""
+        path = self._layout.exits / live.id
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(_UNKNOWN))
+        _LOG.warning("monitor-gone", container=live.name, exit_code="unknown")
+        return await self._ask(live.name)
