@@ -28,7 +28,13 @@ SIOCGIFADDR: Final = 0x8915
 
 
 def boot_id() -> str:
-    """Give the id of the machine's present boot, as the kernel made it."""
+    """Give the id of the machine's present boot, as the kernel made it.
+
+    ``KAT_BOOT_ID`` says otherwise: the nodes of a lab share one kernel, but each is switched on and off by itself.
+    """
+    given = os.environ.get("KAT_BOOT_ID")
+    if given:
+        return given
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

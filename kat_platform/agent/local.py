@@ -16,7 +16,8 @@ from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.node import NodeRole
 from kat_platform.pki.files import private_folder, write_whole
 
-RUN_BASE: Final = Path("/run/kat")
+RUN_BASE: Final = Path(os.environ.get("KAT_RUN_PATH", "/run/kat"))
+"""Where sockets and the like of every node on this machine lie; a lab gives its nodes a folder of their own."""
 NODE_FILE: Final = "node.json"
 PENDING_FILE: Final = "pending-cluster.json"
 

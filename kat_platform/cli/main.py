@@ -33,8 +33,9 @@ COMMANDS: Final = {
     "explain": ("explain", "Say what a field of a document means."),
     "node": ("node", "Look at nodes, and keep instances off them."),
     "plugin": ("plugin", "Look at plugins, and check them."),
-    "token": ("token", "Make and withdraw API tokens."),
+    "token": ("token", "Make and withdraw tokens: of the API, and to join machines."),
     "context": ("contexts", "Choose the cluster to talk to."),
+    "lab": ("lab", "Make a cluster of several nodes on this machine."),
     "completion": ("completion", "Print completion for a shell."),
     "version": ("version", "Print the versions of client and server."),
 }
@@ -43,7 +44,7 @@ COMMANDS: Final = {
 ALIASES: Final = {"ls": "get", "ps": "get"}
 
 LATER: Final = frozenset(
-    {"backup", "cp", "cron", "debug", "job", "lab", "port-forward", "rebalance", "secret", "top", "volume"}
+    {"backup", "cp", "cron", "debug", "job", "port-forward", "rebalance", "secret", "top", "volume"}
 )
 """Commands of the specification that this version does not have."""
 

@@ -277,7 +277,8 @@ def test_tokens_are_shown_once_and_work(cluster, katcall, become):
     made = katcall("token", "create", "--user", "ci", "--role", "view", "--ttl", "1h", "-o", "json").json
     assert made["token"] not in katcall("token", "ls", "-o", "json").out
     assert made["id"] in katcall("token", "ls").out
-    assert "not supported yet" in katcall("token", "create", "--role", "worker", code=1).err
+    assert "--user" in katcall("token", "create", "--role", "view", code=2).err
+    assert "--uses" in katcall("token", "create", "--user", "ci", "--uses", "2", code=2).err
     become("ci", "view", certificate=None, key=None, token=made["token"])
     katcall("get", "nodes")
     assert "may not" in katcall("node", "cordon", "n1", code=5).err
@@ -285,6 +286,23 @@ def test_tokens_are_shown_once_and_work(cluster, katcall, become):
     katcall("token", "rm", made["id"])
     become("ci", "view", certificate=None, key=None, token=made["token"])
     katcall("get", "nodes", code=5)
+
+
+def test_tokens_that_join_machines(cluster, katcall):
+    made = katcall("token", "create", "--role", "worker", "--uses", "3")
+    words = made.out.split()
+    assert words[:2] == ["kat-agent", "join"]
+    assert words[3] == "--token"
+    assert words[4].startswith("katjoin1_")
+    assert "joins 3 machines as worker, valid for 60m" in made.err
+    token_id = made.err.split()[1]
+    listed = katcall("token", "ls").out
+    assert "3 machines" in listed
+    assert words[4] not in katcall("token", "ls", "-o", "json").out
+    assert "--user" in katcall("token", "create", "--role", "worker", "--user", "x", code=2).err
+    assert "not supported yet" in katcall("token", "create", "--role", "control-plane", code=1).err
+    katcall("token", "rm", token_id)
+    assert token_id not in katcall("token", "ls").out
 
 
 def test_nodes_are_cordoned(cluster, katcall):

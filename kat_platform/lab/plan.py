@@ -1,0 +1,120 @@
+"""Plan: what the machines of a lab are called and which addresses they have. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final
+
+from kat_platform.errors import InvalidInput, NotFound, Unavailable
+from kat_platform.model.base import Model
+from kat_platform.model.node import NodeRole
+
+RANGE: Final = IPv4Network("198.18.0.0/15")
+"""Reserved for tests of network devices (RFC 2544), so no real network has it."""
+
+MOST_NODES: Final = 60
+FIRST_NODE: Final = 10
+"""Last part of the first machine's address; the host itself is number 1."""
+PREFIX: Final = "kl"
+_NAME: Final = re.compile(r"[a-z][a-z0-9]{0,7}")
+CONTROL_PLANES: Final = (1,)
+"""Numbers of control-plane nodes that this version can make."""
+
+
+class LabNode(Model):
+    """One machine of a lab."""
+
+    name: str
+    number: int
+    role: NodeRole
+    address: IPv4Address
+    boots: int = 0
+    """How often it was switched on: stands for the boot id that a machine of its own would have."""
+
+
+class Lab(Model):
+    """A lab as it is written down in its folder before anything of it is made."""
+
+    name: str
+    network: IPv4Network
+    nodes: tuple[LabNode, ...]
+    context: str
+    """Name of katcall's context for it."""
+    previous_context: str | None = None
+    created_at: float = 0.0
+
+    @property
+    def host_address(self) -> IPv4Address:
+        """The host's own address in the lab's network."""
+        return self.network.network_address + 1
+
+    @property
+    def hub(self) -> str:
+        """Network namespace that plays the switch between the machines."""
+        return f"{PREFIX}-{self.name}-hub"
+
+    @property
+    def host_interface(self) -> str:
+        """The host's interface into the lab."""
+        return f"{PREFIX}-{self.name}"
+
+    def namespace(self, node: LabNode) -> str:
+        """Network namespace of a machine."""
+        return f"{PREFIX}-{self.name}-{node.number}"
+
+    def port(self, node: LabNode) -> str:
+        """The switch's interface towards a machine."""
+        return f"{PREFIX}-{self.name}-{node.number}"
+
+    def find(self, name: str) -> LabNode:
+        """Find a machine by name; raises ``NotFound``."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes)
+        raise NotFound(f"lab '{self.name}' has no node '{name}'", hint=f"it has: {known}")
+
+    def booted(self, node: LabNode) -> Lab:
+        """Give the lab with one more boot of a machine."""
+        fresh = node.model_copy(update={"boots": node.boots + 1})
+        return self.model_copy(update={"nodes": tuple(fresh if n.name == node.name else n for n in self.nodes)})
+
+
+def check_lab_name(name: str) -> str:
+    """Check a lab's name: it is part of interface names, of which the kernel allows 15 characters."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"'{name[:40]}' is no name for a lab: a letter, then at most 7 letters or digits, lower case"
+        )
+    return name
+
+
+def plan_lab(name: str, *, nodes: int, control_plane: int, taken: Collection[IPv4Address], now: float) -> Lab:
+    """Plan a lab; ``taken`` are addresses in use on this host. Raises ``InvalidInput`` or ``Unavailable``."""
+    check_lab_name(name)
+    if not 1 <= nodes <= MOST_NODES:
+        raise InvalidInput(f"a lab has 1 to {MOST_NODES} nodes, not {nodes}")
+    if control_plane not in CONTROL_PLANES or control_plane > nodes:
+        known = ", ".join(map(str, CONTROL_PLANES))
+        raise InvalidInput(f"{control_plane} control-plane nodes are not supported yet by this version: use {known}")
+    network = free_network(taken)
+    made = tuple(
+        LabNode(
+            name=f"n{number}",
+            number=number,
+            role=NodeRole.CONTROL_PLANE if number <= control_plane else NodeRole.WORKER,
+            address=network.network_address + FIRST_NODE + number - 1,
+        )
+        for number in range(1, nodes + 1)
+    )
+    return Lab(name=name, network=network, nodes=made, context=f"lab-{name}", created_at=now)
+
+
+def free_network(taken: Collection[IPv4Address]) -> IPv4Network:
+    """Give the first /24 of the range in which no address is taken."""
+    for network in RANGE.subnets(new_prefix=24):
+        if not any(address in network for address in taken):
+            return network
+    raise Unavailable(f"every network of {RANGE} is in use on this host")
