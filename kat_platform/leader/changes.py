@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from kat_platform.model.instance import InstanceRecord
+from kat_platform.model.node import NodeStanding
 from kat_platform.model.revision import Rollout
 
 
@@ -125,6 +126,20 @@ class RemoveWorkload:
         return f"forget workload {self.namespace}/{self.workload}"
 
 
+@dataclass(frozen=True, slots=True)
+class SetStanding:
+    """How a node stands from now on; ``None`` forgets a node that was removed."""
+
+    node: str
+    standing: NodeStanding | None
+
+    def __str__(self) -> str:
+        if self.standing is None:
+            return f"forget how node {self.node} stood"
+        word = "ready" if self.standing.ready else f"not ready, {self.standing.reason}"
+        return f"node {self.node}: {word}{', given up' if self.standing.given_up_at is not None else ''}"
+
+
 LeaderChange = (
     CreateInstance
     | UpdateInstance
@@ -136,4 +151,5 @@ LeaderChange = (
     | AssignSubnet
     | PinVolume
     | RemoveWorkload
+    | SetStanding
 )

@@ -23,6 +23,7 @@ from kat_platform.leader.changes import (
     RemoveWorkload,
     RollBack,
     SetRollout,
+    SetStanding,
     UpdateInstance,
 )
 from kat_platform.state import keys
@@ -69,6 +70,11 @@ def operations_for(state: ClusterState, change: LeaderChange, *, now: float) -> 
         case PinVolume(namespace, workload, volume, node):
             key = keys.pin(namespace, workload, volume)
             return Write((Compare.absent(key),), (Put(key, json.dumps({"node": node}).encode()),))
+        case SetStanding(node, standing):
+            key = keys.standing(node)
+            if standing is None:
+                return Write((), (Delete(key),))
+            return _put(state, key, standing.to_json())
         case RemoveWorkload(namespace, workload):
             return _remove_workload(state, namespace, workload)
 

@@ -3,14 +3,20 @@
 An update goes from node to node: at most ``maxUnavailable`` nodes (at least one) are without a ready instance
 at a time, and the old instance of a node is gone before the new one is made, because both may want the same
 ports or files.
+
+A drain leaves them where they are, unless it is told to take daemons too: they belong to their node. On a cordoned
+node, or one with a ``NoSchedule`` taint, what runs goes on unchanged and no update waits for it; a ``NoExecute`` taint
+that is not tolerated, or a changed ``nodeSelector``, stops them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from kat_platform.interfaces.scheduler import Taint, TaintEffect, Toleration
+from kat_platform.interfaces.scheduler import TaintEffect
+from kat_platform.leader.moving import tolerations_of, untolerated
 from kat_platform.leader.placement import labels_of, node_ready
 from kat_platform.leader.rollout import Fact
 from kat_platform.model.instance import InstanceRecord
@@ -39,29 +45,40 @@ def node_of(record: InstanceRecord) -> str:
     return record.only_node or record.node or ""
 
 
-def eligible(state: ClusterState, target: Revision) -> dict[str, bool]:
-    """Give each node the workload may run on, and whether a new instance may be started there now."""
+class Place(StrEnum):
+    """What a node is to a daemon. A node that is not for it at all has no place."""
+
+    OPEN = "open"
+    """An instance may be started there now."""
+    CLOSED = "closed"
+    """It should have one and cannot start one now: the node is not ready."""
+    FROZEN = "frozen"
+    """What runs there stays as it is, and nothing new is started: the node is cordoned, or has a NoSchedule taint."""
+
+
+def places(state: ClusterState, target: Revision, given_up: frozenset[str]) -> dict[str, Place]:
+    """Give each node the workload may run on; nodes in ``given_up`` are lost, and nobody waits for them."""
     spec = target.document.spec
-    tolerations = [
-        Toleration(t.key or "", t.operator, t.value or "", TaintEffect(t.effect) if t.effect else None)
-        for t in spec.tolerations
-    ]
+    tolerations = tolerations_of(spec)
     found = {}
     for name, node in sorted(state.nodes.items()):
         labels = labels_of(node, state.reports.get(name))
         if any(labels.get(key) != value for key, value in spec.node_selector.items()):
             continue
-        taints = [Taint(t.key, t.value, TaintEffect(t.effect)) for t in node.taints]
-        hard = [t for t in taints if t.effect is not TaintEffect.PREFER_NO_SCHEDULE]
-        if any(not any(tol.tolerates(taint) for tol in tolerations) for taint in hard):
+        if name in given_up or untolerated(node, tolerations, TaintEffect.NO_EXECUTE) is not None:
             continue
-        found[name] = node_ready(state, name)[0] and not node.cordoned
+        if node.draining and node.drain_daemons:
+            continue
+        if node.cordoned or untolerated(node, tolerations, TaintEffect.NO_SCHEDULE) is not None:
+            found[name] = Place.FROZEN
+        else:
+            found[name] = Place.OPEN if node_ready(state, name)[0] else Place.CLOSED
     return found
 
 
 def decide(
     spec: WorkloadSpec,
-    nodes: dict[str, bool],
+    where: Mapping[str, Place],
     facts: Sequence[tuple[str, Fact]],
     leaving: frozenset[str],
     rollout: Rollout,
@@ -69,12 +86,12 @@ def decide(
     held: bool,
     now: float,
 ) -> DaemonDecision:
-    """Decide the next step of a DaemonService over ``nodes`` (see :func:`eligible`)."""
+    """Decide the next step of a DaemonService over the nodes in ``where`` (see :func:`places`)."""
     stop: list[tuple[str, str]] = []
     by_node: dict[str, list[Fact]] = {}
     for node, fact in facts:
-        if node not in nodes:
-            stop.append((fact.id, f"node {node} is no longer chosen for it"))
+        if node not in where:
+            stop.append((fact.id, fact.must_move or f"node {node} is no longer chosen for it"))
         else:
             by_node.setdefault(node, []).append(fact)
     kept: dict[str, Fact] = {}
@@ -82,6 +99,10 @@ def decide(
         several.sort(key=lambda f: (not f.current, not f.ready, f.created_at, f.id))
         kept[node] = several[0]
         stop.extend((fact.id, "one on each node is enough") for fact in several[1:])
+    # A frozen node counts where it has what it should: no update can be carried out there, and none waits for it.
+    nodes = [n for n, place in where.items() if place is not Place.FROZEN or (n in kept and kept[n].current)]
+    frozen = {n: fact for n, fact in kept.items() if where[n] is Place.FROZEN}
+    kept = {n: fact for n, fact in kept.items() if n in nodes}
     ready = {node for node, fact in kept.items() if fact.ready}
     updated = sum(1 for fact in kept.values() if fact.current)
     rollout = _advance(rollout, len(nodes), updated, kept, now)
@@ -96,15 +117,13 @@ def decide(
         rollout = rollout.model_copy(update={"state": RolloutState.PAUSED, "message": message})
     moving = rollout.state is not RolloutState.PAUSED and not held
     if moving:
-        stop.extend(_replace(spec, nodes, kept, ready))
-    create = tuple(n for n, open_ in nodes.items() if open_ and n not in kept and n not in leaving)
+        stop.extend(_replace(spec, nodes, {n: f for n, f in kept.items() if n not in frozen}, ready))
+    create = tuple(n for n, place in where.items() if place is Place.OPEN and n not in kept and n not in leaving)
     waiting = rollout.state is RolloutState.PROGRESSING and not held and not done
     return DaemonDecision(create, tuple(stop), rollout, deadline if waiting else None)
 
 
-def _replace(
-    spec: WorkloadSpec, nodes: dict[str, bool], kept: dict[str, Fact], ready: set[str]
-) -> list[tuple[str, str]]:
+def _replace(spec: WorkloadSpec, nodes: Sequence[str], kept: dict[str, Fact], ready: set[str]) -> list[tuple[str, str]]:
     old = [(node, fact) for node, fact in kept.items() if not fact.current]
     why = "replaced by a new revision"
     if spec.update_strategy.type == "Simultaneous":

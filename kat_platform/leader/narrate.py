@@ -12,10 +12,12 @@ from kat_platform.leader.changes import (
     RemoveWorkload,
     RollBack,
     SetRollout,
+    SetStanding,
     UpdateInstance,
 )
 from kat_platform.model.event import Event, EventType
 from kat_platform.model.instance import Desired, InstanceRecord
+from kat_platform.model.node import NodeStanding
 from kat_platform.model.revision import RolloutState
 from kat_platform.state.cluster import ClusterState
 
@@ -40,9 +42,11 @@ def events_for(state: ClusterState, changes: Sequence[LeaderChange], *, now: flo
                 events.append(_event("VolumePinned", "Workload", workload, namespace, text, now))
             case RemoveWorkload(namespace, workload):
                 events.append(_event("Deleted", "Workload", workload, namespace, "nothing of it is left", now))
+            case SetStanding(node, standing) if standing is not None:
+                events.extend(_node(state, node, standing, now))
             case _:
                 pass
-    return events
+    return events + _holding(state, [c for c in changes if isinstance(c, SetStanding)], now)
 
 
 def plan_refused(scheduler: str, faults: Sequence[str], *, now: float) -> Event:
@@ -98,3 +102,36 @@ def _rollout(state: ClusterState, change: SetRollout, now: float) -> list[Event]
     }
     reason, text, type_ = texts[rollout.state]
     return [_event(reason, "Workload", change.workload, change.namespace, text, now, type_)]
+
+
+def _node(state: ClusterState, name: str, standing: NodeStanding, now: float) -> list[Event]:
+    before = state.standings.get(name)
+    events: list[Event] = []
+    if standing.ready and (before is None or not before.ready):
+        events.append(_event("NodeReady", "Node", name, "", "it takes and runs instances", now))
+    elif not standing.ready and (before is None or (before.alive, before.ready) != (standing.alive, standing.ready)):
+        events.append(_event("NodeNotReady", "Node", name, "", standing.reason, now, EventType.WARNING))
+    if standing.given_up_at is not None and (before is None or before.given_up_at is None):
+        count = sum(1 for r in state.instances.values() if r.node == name and r.lost_at is None)
+        if count:
+            text = f"{count} instances are lost with it, and replaced on other nodes"
+            events.append(_event("NodeLost", "Node", name, "", text, now, EventType.WARNING))
+    return events
+
+
+def _holding(state: ClusterState, changes: Sequence[SetStanding], now: float) -> list[Event]:
+    """Tell once when the leader begins to hold back, and once when it ends."""
+    after = {**state.standings, **{change.node: change.standing for change in changes}}
+    held = [name for name, standing in sorted(after.items()) if standing is not None and standing.held]
+    was = any(standing.held for standing in state.standings.values())
+    if held and not was:
+        dead = sum(1 for standing in after.values() if standing is not None and not standing.alive)
+        text = (
+            f"{dead} of {len(after)} nodes give no sign of life: that is more like a cut network than like lost nodes. "
+            f"Instances on {', '.join(held[:10])} are not replaced for now, and later one node at a time; "
+            "'katcall node remove NODE --force' gives one up at once"
+        )
+        return [_event("LossHeld", "Cluster", "cluster", "", text, now, EventType.WARNING)]
+    if was and not held:
+        return [_event("LossReleased", "Cluster", "cluster", "", "no node is held back any more", now)]
+    return []

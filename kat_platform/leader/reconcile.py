@@ -1,8 +1,7 @@
 """Reconcile: compare what should be with what is, and name the changes. Pure.
 
 Placement is not decided here: new instances of Services come without a node, and the scheduler gets them next. The
-same state,
-time and grace give the same changes, ids included.
+same state, time and grace give the same changes, ids included.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from kat_platform.leader import daemons, rollout
+from kat_platform.leader import daemons, liveness, rollout
 from kat_platform.leader.addresses import next_subnet, next_vip
 from kat_platform.leader.changes import (
     AllocateVip,
@@ -26,6 +25,7 @@ from kat_platform.leader.changes import (
     SetRollout,
     UpdateInstance,
 )
+from kat_platform.leader.moving import must_move, reason_to_leave
 from kat_platform.leader.template import template_digest
 from kat_platform.model.instance import Desired, InstanceRecord, InstanceStatus, Phase, is_ready
 from kat_platform.model.revision import Revision, Rollout, RolloutState, WorkloadRecord
@@ -57,13 +57,16 @@ def reconcile(state: ClusterState, *, now: float, judge_loss: bool) -> Reconcili
     if state.configuration is None:
         return result
     _subnets(state, result)
-    records = _settle(state, result, now, judge_loss)
+    judgement = liveness.judge(state, now=now, judge_loss=judge_loss)
+    result.changes.extend(judgement.changes)
+    result.wake(judgement.wake_at)
+    records = _settle(state, result, now, judgement.given_up)
     by_workload: dict[tuple[str, str], list[InstanceRecord]] = {}
     for record in records.values():
         by_workload.setdefault((record.namespace, record.workload), []).append(record)
     _virtual_ips(state, result)
     for key, workload in sorted(state.workloads.items()):
-        _workload(state, result, workload, by_workload.pop(key, []), now)
+        _workload(state, result, workload, by_workload.pop(key, []), judgement.given_up, now)
     for orphans in by_workload.values():  # their workload's record is gone: nothing may be left of it
         for record in orphans:
             _stop(result, record, "its workload was deleted", now)
@@ -110,7 +113,7 @@ def _balanced(revision: Revision) -> bool:
 
 
 def _settle(
-    state: ClusterState, result: Reconciliation, now: float, judge_loss: bool
+    state: ClusterState, result: Reconciliation, now: float, given_up: frozenset[str]
 ) -> Mapping[tuple[str, str], InstanceRecord]:
     """Follow nodes that were lost or came back, and forget what is gone; give the records that remain."""
     kept: dict[tuple[str, str], InstanceRecord] = {}
@@ -119,10 +122,12 @@ def _settle(
         if _is_gone(state, record, status):
             result.changes.append(RemoveInstance(*key))
             continue
-        alive = record.node is None or record.node in state.alive
-        if not alive and judge_loss and record.lost_at is None and record.desired is Desired.RUN:
+        if record.node in given_up and record.lost_at is None:
             record = record.model_copy(update={"lost_at": now})
             result.changes.append(UpdateInstance(record, f"lost with node {record.node}"))
+        elif record.lost_at is not None and record.desired is Desired.STOP and record.node in state.alive:
+            record = record.model_copy(update={"lost_at": None})
+            result.changes.append(UpdateInstance(record, f"node {record.node} is back, and is to stop it"))
         kept[key] = record
     return kept
 
@@ -136,7 +141,12 @@ def _is_gone(state: ClusterState, record: InstanceRecord, status: InstanceStatus
 
 
 def _workload(
-    state: ClusterState, result: Reconciliation, workload: WorkloadRecord, records: list[InstanceRecord], now: float
+    state: ClusterState,
+    result: Reconciliation,
+    workload: WorkloadRecord,
+    records: list[InstanceRecord],
+    given_up: frozenset[str],
+    now: float,
 ) -> None:
     ns, name = workload.namespace, workload.name
     target = state.target(ns, name)
@@ -150,7 +160,8 @@ def _workload(
     progress = _rollout_of(workload, before, now)
     kind = target.document.spec.type
     if kind == "DaemonService":
-        _daemon(state, result, workload, target, records, progress, now)
+        places = daemons.places(state, target, given_up)
+        _daemon(state, result, workload, target, records, progress, places, now)
     elif kind == "Service":
         _service(state, result, workload, target, records, progress, now)
 
@@ -195,7 +206,7 @@ def _service(
     wanted = spec.replicas if workload.replicas is None else workload.replicas
     records = _welcome_back(state, result, records, now)
     running = [r for r in records if r.desired is Desired.RUN and r.lost_at is None]
-    leaving = [r for r in records if r.desired is Desired.STOP]
+    leaving = [r for r in records if r.desired is Desired.STOP and r.lost_at is None]
     facts = [_fact(state, r, workload, target) for r in running]
     decision = rollout.decide(spec, wanted, facts, progress, held=workload.paused, stopping=len(leaving), now=now)
     result.wake(decision.wake_at)
@@ -208,8 +219,8 @@ def _service(
     by_id = {r.id: r for r in running}
     for identity, why in decision.stop:
         _stop(result, by_id[identity], why, now)
-    old_leaving = sum(1 for r in leaving if not _matches(state, r, workload, target))
-    if decision.create and rollout.simultaneous_waits(spec, old_leaving):
+    outgoing = [r for r in leaving if not _matches(state, r, workload, target) or reason_to_leave(state, r)]
+    if rollout.simultaneous_waits(spec, len(outgoing)):
         return
     stable = _stable_number(state, progress, target)
     for record in _fresh(state, workload, decision.create, target.number, now):
@@ -248,7 +259,8 @@ def _fact(state: ClusterState, record: InstanceRecord, workload: WorkloadRecord,
     return rollout.Fact(
         id=record.id,
         current=_matches(state, record, workload, target),
-        ready=is_ready(record, status),
+        # What a node said before it fell silent is no reason to stop anything elsewhere.
+        ready=is_ready(record, status) and record.node in state.alive,
         ready_since=None if status is None else status.ready_since,
         created_at=record.created_at,
         placed=record.node is not None,
@@ -256,6 +268,7 @@ def _fact(state: ClusterState, record: InstanceRecord, workload: WorkloadRecord,
         returned=before is not None and before.lost_at is not None,
         node=record.node or "",
         trouble=trouble,
+        must_move=must_move(state, record),
     )
 
 
@@ -314,6 +327,7 @@ def _daemon(
     target: Revision,
     records: list[InstanceRecord],
     progress: Rollout,
+    places: Mapping[str, daemons.Place],
     now: float,
 ) -> None:
     records = _welcome_back(state, result, records, now)
@@ -321,9 +335,7 @@ def _daemon(
     bound = {r.key: r.node or daemons.node_of(r) for r in running}
     facts = [(bound[r.key], _fact(state, r, workload, target)) for r in running]
     busy = frozenset(r.node for r in records if r.desired is Desired.STOP and r.node is not None)
-    decision = daemons.decide(
-        target.document.spec, daemons.eligible(state, target), facts, busy, progress, held=workload.paused, now=now
-    )
+    decision = daemons.decide(target.document.spec, places, facts, busy, progress, held=workload.paused, now=now)
     by_id = {r.id: r for r in running}
     for identity, why in decision.stop:
         _stop(result, by_id[identity], why, now)

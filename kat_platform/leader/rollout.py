@@ -4,15 +4,24 @@ The rules for a rolling update, with ``wanted`` instances, surge and unavailable
 never more than ``wanted + surge`` instances that are to run, never a stop that would leave fewer than ``wanted -
 unavailable`` available
 (ready for ``minReadySeconds``). An instance that is not available may be stopped only as far as the same bounds allow.
+
+An instance that must leave its node (a drain, a ``NoExecute`` taint) is replaced under the same bounds, whatever the
+rollout's state: of the target when everything is of the target or the rollout goes on, of the last good revision
+while it is held. With ``Simultaneous``, which does not want more instances than asked for, one at a time is stopped
+first and replaced then; a drain never takes all of them down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from kat_platform.model.revision import Rollout, RolloutState
 from kat_platform.model.workload import WorkloadSpec
+
+_OUTDATED: Final = "replaced by a new revision"
+_RETURNED: Final = "replaced while its node was lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,8 @@ class Fact:
     terminal: bool = False
     returned: bool = False
     """It was lost with its node and is back: the first to go if there are too many."""
+    must_move: str = ""
+    """Why it is to be replaced elsewhere; empty when it may stay."""
     node: str = ""
     trouble: str = ""
     """Why it is not ready, in words, if it is not."""
@@ -66,39 +77,49 @@ def decide(
     rolling = spec.update_strategy.rolling
     current = [f for f in facts if f.current]
     old = [f for f in facts if not f.current]
+    staying, moving = [f for f in facts if not f.must_move], [f for f in facts if f.must_move]
     usable, wake = _available(facts, rolling.min_ready_seconds, now)
     counted = _count(rollout, current, old, usable, wanted, now)
     finished = not old and len(current) == wanted and all(f.id in usable for f in current) and not stopping
+    if moving:  # where instances are is no part of what a rollout is about: a drain does not keep it from its end
+        finished = not old and counted.ready >= wanted
     deadline = counted.progress_at + rolling.progress_deadline_seconds
     if finished:
         if counted.state is not RolloutState.COMPLETE:
             counted = counted.model_copy(
                 update={"state": RolloutState.COMPLETE, "message": "", "stable_revision": counted.revision}
             )
-        return Decision(rollout=counted)
-    if counted.state is RolloutState.PROGRESSING and not held:
+        if not moving:
+            return Decision(rollout=counted)
+    if not finished and counted.state is RolloutState.PROGRESSING and not held:
         if now >= deadline:
             return _overdue(spec, current, usable, counted, rolling.progress_deadline_seconds)
         wake = deadline if wake is None else min(wake, deadline)
     if not old:
-        stop, create = _scale(current, wanted, usable)
+        create, stop = _roll(spec, wanted, staying, moving, usable)
         return Decision(create=create, stop=stop, rollout=counted, wake_at=wake)
     if held or counted.state is not RolloutState.PROGRESSING:
-        stop, missing = _scale([*current, *old], wanted, usable)
+        missing, stop = _roll(spec, wanted, staying, moving, usable)
         return Decision(create_stable=missing, stop=stop, rollout=counted, wake_at=wake)
     if spec.update_strategy.type == "Simultaneous":
-        return Decision(stop=tuple((f.id, "replaced by a new revision") for f in old), rollout=counted, wake_at=wake)
-    create, stop = _roll(spec, wanted, current, old, usable)
+        return Decision(stop=tuple((f.id, _OUTDATED) for f in old), rollout=counted, wake_at=wake)
+    kept = [f for f in current if not f.must_move]
+    create, stop = _roll(spec, wanted, kept, [f for f in facts if f.must_move or not f.current], usable)
     return Decision(create=create, stop=stop, rollout=counted, wake_at=wake)
 
 
 def simultaneous_waits(spec: WorkloadSpec, stopping_old: int) -> bool:
-    """Tell whether a Simultaneous update must still wait for old instances to be gone before it creates new ones."""
+    """Tell whether a Simultaneous workload must still wait for instances to be gone before their successors start."""
     return spec.update_strategy.type == "Simultaneous" and stopping_old > 0
 
 
 def bounds(spec: WorkloadSpec, wanted: int) -> tuple[int, int]:
-    """Give ``(most instances at once, fewest available)`` of a rolling update to ``wanted`` instances."""
+    """Give ``(most instances at once, fewest available)`` of a rolling update to, or a drain of, ``wanted`` instances.
+
+    A Simultaneous workload never has more than it wants, so what a drain moves is stopped first, one at a time.
+    """
+    if spec.update_strategy.type == "Simultaneous":
+        return wanted, max(0, wanted - 1)
     rolling = spec.update_strategy.rolling
     surge = rolling.max_surge.resolve(wanted, round_up=True)
     unavailable = rolling.max_unavailable.resolve(wanted, round_up=False)
@@ -162,22 +183,33 @@ def _scale(facts: list[Fact], wanted: int, usable: frozenset[str]) -> tuple[tupl
 def _roll(
     spec: WorkloadSpec, wanted: int, current: list[Fact], old: list[Fact], usable: frozenset[str]
 ) -> tuple[int, tuple[tuple[str, str], ...]]:
+    """Replace ``old`` instances (outdated, or to leave their nodes) by ones like ``current``, within the bounds."""
+    if not old:
+        stop_surplus, missing = _scale(current, wanted, usable)
+        return missing, stop_surplus
     most, fewest = bounds(spec, wanted)
     total = len(current) + len(old)
     create = max(0, min(wanted - len(current), most - total))
     stop: list[tuple[str, str]] = []
     if len(current) > wanted:
         stop.extend(_scale(current, wanted, usable)[0])
+    # What was replaced while its node was lost ends at once, even if it serves: nothing runs twice for longer.
     gone = {identity for identity, _ in stop}
+    back = [f for f in (*current, *old) if f.returned and f.id not in gone]
+    back.sort(key=lambda f: (f.id in usable, not f.must_move, f.created_at, f.id))
+    stop.extend((fact.id, _RETURNED) for fact in back[: max(0, total - len(stop) - most)])
+    gone = {identity for identity, _ in stop}
+    old = [f for f in old if f.id not in gone]
     kept = [f for f in (*current, *old) if f.id not in gone]
     available = sum(1 for f in kept if f.id in usable)
     weak = sorted((f for f in old if f.id not in usable), key=lambda f: (f.placed, -f.created_at, f.id))
     new_unavailable = sum(1 for f in current if f.id not in usable and f.id not in gone)
     spare = max(0, len(kept) - fewest - new_unavailable)
     for fact in weak[:spare]:
-        stop.append((fact.id, "replaced by a new revision"))
-    strong = sorted((f for f in old if f.id in usable), key=lambda f: (f.created_at, f.id))
+        stop.append((fact.id, fact.must_move or _OUTDATED))
+    # What must leave its node goes before what is only outdated: a drain does not wait for the whole update.
+    strong = sorted((f for f in old if f.id in usable), key=lambda f: (not f.must_move, f.created_at, f.id))
     room = max(0, min(available - fewest, len(strong)))
     for fact in strong[:room]:
-        stop.append((fact.id, "replaced by a new revision"))
+        stop.append((fact.id, fact.must_move or _OUTDATED))
     return create, tuple(stop)

@@ -44,6 +44,10 @@ class NodeRecord(Model):
     annotations: dict[str, str] = Field(default_factory=dict)
     taints: tuple[NodeTaint, ...] = ()
     cordoned: bool = False
+    draining: bool = False
+    """Its instances are to move away, at the pace of their update rules. Such a node is cordoned too."""
+    drain_daemons: bool = False
+    """With ``draining``: the instances of DaemonServices are to go too."""
     subnet: IPv4Network | None = None
     """Given by the leader; ``None`` until then."""
     public_key: str = ""
@@ -54,6 +58,21 @@ class NodeRecord(Model):
     def overlay_address(self) -> str | None:
         """The node's own address in the overlay: the first usable one of its subnet."""
         return None if self.subnet is None else str(self.subnet.network_address + 1)
+
+
+class NodeStanding(Model):
+    """The leader's word on a node: how it stands, written when that changes and not otherwise."""
+
+    alive: bool = True
+    ready: bool = False
+    reason: str = ""
+    """Why it is not ready, as it was when that began."""
+    since: float = 0.0
+    """When it became ready, unready, dead or alive."""
+    given_up_at: float | None = None
+    """When its instances were declared lost, to be replaced elsewhere; ``None`` while it is waited for."""
+    held: bool = False
+    """It is dead, but too many others are as well: its instances are not replaced for now."""
 
 
 class Capacity(Model):

@@ -80,7 +80,7 @@ class Index:
             yield Ref(WORKLOADS, ns, workload)
             for name in self.of_workload(ns, workload):
                 yield Ref(INSTANCES, ns, name)
-        elif key.startswith((keys.NODES, keys.NODE_REPORTS, keys.ALIVE)):
+        elif key.startswith((keys.NODES, keys.NODE_REPORTS, keys.ALIVE, keys.STANDINGS)):
             yield Ref(NODES, "", keys.split(key, keys.ROOT)[1])
         elif key.startswith(keys.NAMESPACES):
             yield Ref(NAMESPACES, "", keys.split(key, keys.NAMESPACES)[0])

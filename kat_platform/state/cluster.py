@@ -18,7 +18,7 @@ from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.event import Event
 from kat_platform.model.instance import InstanceRecord, InstanceStatus
 from kat_platform.model.namespace import Namespace
-from kat_platform.model.node import NodeRecord, NodeReport
+from kat_platform.model.node import NodeRecord, NodeReport, NodeStanding
 from kat_platform.model.revision import Revision, Rollout, WorkloadRecord
 from kat_platform.state import keys
 
@@ -38,6 +38,7 @@ class ClusterState:
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     reports: Mapping[str, NodeReport] = field(default_factory=dict)
     alive: frozenset[str] = frozenset()
+    standings: Mapping[str, NodeStanding] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     workloads: Mapping[Pair, WorkloadRecord] = field(default_factory=dict)
     revisions: Mapping[Triple, Revision] = field(default_factory=dict)
@@ -93,6 +94,7 @@ _TABLES: Final = (
     _Table(keys.VIPS, "vips", _TWO, _vip),
     _Table(keys.NODES, "nodes", _ONE, NodeRecord.from_json),
     _Table(keys.NODE_REPORTS, "reports", _ONE, NodeReport.from_json),
+    _Table(keys.STANDINGS, "standings", _ONE, NodeStanding.from_json),
     _Table(keys.NAMESPACES, "namespaces", _ONE, Namespace.from_json),
     _Table(keys.PINS, "pins", _THREE, _pin),
 )

@@ -16,6 +16,7 @@ ELECTION = ROOT + "leader"  # the store's election
 NODES = ROOT + "nodes/"  # NodeRecord; join, operator, leader (subnet)
 NODE_REPORTS = ROOT + "reports/"  # NodeReport; that node's agent, through the API
 ALIVE = ROOT + "alive/"  # bound to the node's lease; the agent's heartbeat, through the API
+STANDINGS = ROOT + "standings/"  # NodeStanding; leader
 NAMESPACES = ROOT + "namespaces/"  # Namespace document; API
 WORKLOADS = ROOT + "workloads/"  # WorkloadRecord; API
 REVISIONS = ROOT + "revisions/"  # Revision, immutable; API
@@ -52,6 +53,11 @@ def node_report(name: str) -> str:
 def alive(name: str) -> str:
     """Key that exists as long as a node's lease does."""
     return ALIVE + name
+
+
+def standing(name: str) -> str:
+    """Key of the leader's word on a node."""
+    return STANDINGS + name
 
 
 def namespace(name: str) -> str:
