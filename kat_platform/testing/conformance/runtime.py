@@ -33,6 +33,8 @@ from kat_platform.testing.conformance.runtime_image import REFERENCE, archive, c
 
 KIT: Final[Kit[Runtime]] = Kit("runtime")
 _SERVE: Final = "trap 'exit 7' TERM; echo ready; while true; do sleep 0.05; done"
+PATIENCE = 10.0
+"""Seconds within which an event must be told; generous, for runtimes on busy machines."""
 _DEAF: Final = "trap '' TERM; echo ready; while true; do sleep 0.05; done"
 
 
@@ -90,13 +92,13 @@ async def _serving(driver: Runtime, name: str = "kt-one", script: str = _SERVE) 
 
 async def _next(events: AsyncIterator[RuntimeEvent], kind: RuntimeEventType, name: str) -> RuntimeEvent:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 event = await anext(events)
                 if event.type is kind and event.name == name:
                     return event
     except TimeoutError:
-        raise CheckFailed(f"no event {kind.value} for {name} within 10 s") from None
+        raise CheckFailed(f"no event {kind.value} for {name} within {PATIENCE:g} s") from None
 
 
 async def _lines(lines: AsyncIterator[LogLine]) -> list[LogLine]:

@@ -15,11 +15,17 @@ WATCHES: Kit[Store] = Kit("store: watches")
 QUIET = 0.3
 """Seconds without a change after which a watch counts as having nothing more to say."""
 
+PATIENCE = 10.0
+"""Seconds within which a change must be told; generous, for stores on busy machines."""
 
-async def gather(batches: AsyncGenerator[WatchBatch, None], count: int, *, seconds: float = 10.0) -> list[Change]:
+
+async def gather(
+    batches: AsyncGenerator[WatchBatch, None], count: int, *, seconds: float | None = None
+) -> list[Change]:
     """Collect at least ``count`` changes, and whatever comes within a moment after them."""
     found: list[Change] = []
     last = 0
+    seconds = PATIENCE if seconds is None else seconds
     limit = seconds if count > 0 else QUIET
     while True:
         try:
@@ -170,7 +176,7 @@ async def compacts(store: Store) -> None:
         require(values == [b"3", b"4", b"5"], f"from the compaction's revision on the watch told {values}")
     try:
         async with aclosing(store.watch(ROOT, from_revision=revisions[1])) as batches:
-            await asyncio.wait_for(anext(batches), 10)
+            await asyncio.wait_for(anext(batches), PATIENCE)
     except Compacted:
         return
     raise CheckFailed("a watch from a compacted revision must raise Compacted")
@@ -193,7 +199,7 @@ async def refuses_the_future(store: Store) -> None:
     revision = await store.put(ROOT + "now", b"")
     try:
         async with aclosing(store.watch(ROOT, from_revision=revision + 1000)) as batches:
-            await asyncio.wait_for(anext(batches), 10)
+            await asyncio.wait_for(anext(batches), PATIENCE)
     except Compacted:
         return
     except TimeoutError:

@@ -20,6 +20,7 @@ from kat_platform.interfaces.runtime import (
     RuntimeEventType,
     Usage,
 )
+from kat_platform.testing.conformance import runtime as runtime_kit
 from kat_platform.testing.conformance.kit import Check
 from kat_platform.testing.conformance.runtime import KIT, subject
 from kat_platform.testing.fakes.runtime import FakeRuntime
@@ -169,7 +170,11 @@ class SaysNothing(FakeRuntime):
         (SaysNothing, "removal"),
     ],
 )
-async def test_a_broken_runtime_is_caught(broken: type[FakeRuntime], caught_by: str) -> None:
+async def test_a_broken_runtime_is_caught(
+    broken: type[FakeRuntime], caught_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_kit, "PATIENCE", 1.0)  # what never comes from memory need not be waited for
+
     def factory(context: DriverContext) -> FakeRuntime:
         return broken(context=context)
 
