@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from kat_platform.interfaces.driver import Driver
@@ -182,6 +184,30 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """Where this node's member meets the others, and by which certificate they know each other.
+
+    The files are PEM. A store reads them anew for each connection, so that a renewed certificate needs no restart.
+    """
+
+    address: IPv4Address
+    """The node's address in the overlay, which stays the same when the host moves to another network."""
+    port: int
+    ca: Path
+    certificate: Path
+    key: Path
+    required_name: str
+    """DNS name that a certificate must carry: any node has one of this CA, but not every node is a member."""
+    reachable: bool = True
+    """False at the first start of a cluster's first member, before the overlay is up: nobody can call it yet."""
+
+    @property
+    def url(self) -> str:
+        """The member's peer URL, as the other members are told."""
+        return f"https://{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatus:
     """How the store is: its revision, size in bytes, whether a quorum answers, and its members."""
 
@@ -276,6 +302,9 @@ class Store(Driver, Protocol):
 class HasMembers(Protocol):
     """A store whose cluster of members can be changed while it runs."""
 
+    def configure_peers(self, peer: PeerIdentity) -> None:
+        """Tell address and certificate of this node's member, before each ``start``; nothing of it is kept."""
+
     async def bootstrap(self, name: str, peer_url: str) -> None:
         """Prepare this node to be the first member of a new cluster, before ``start``."""
 
@@ -298,3 +327,15 @@ class Restores(Protocol):
 
     async def restore(self, snapshot: AsyncIterator[bytes], name: str, peer_url: str) -> None:
         """Make this node the only member of a new cluster with the snapshot's content, before ``start``."""
+
+
+@runtime_checkable
+class SurvivesAlone(Protocol):
+    """A store that can go on with one member and its data when the others are lost for good."""
+
+    async def forget_members(self) -> None:
+        """Make this node the only member, keeping its data, before ``start``.
+
+        For a quorum that is lost for good: what the lost members alone had acknowledged may be missing. They must
+        never come back with their data. Safe to repeat.
+        """

@@ -22,6 +22,7 @@ from kat_platform.interfaces.store import (
     Member,
     Operation,
     Page,
+    PeerIdentity,
     Put,
     StoreStatus,
     TransactionResult,
@@ -69,6 +70,7 @@ class MemoryStore:
         self.state = state or MemoryState(self.clock.now, quota_bytes)
         self.name = context.node_name if context else "memory"
         self.members: dict[str, Member] = {}
+        self.peer: PeerIdentity | None = None
         self.down = False
         self._paused = False
         self._reaper: asyncio.Task[None] | None = None
@@ -281,12 +283,23 @@ class MemoryStore:
 
     # --- members: kept as a list, since all of them share one state ---------------------------------------
 
+    def configure_peers(self, peer: PeerIdentity) -> None:
+        """Keep the identity where a test can look at it; members meet in memory."""
+        self.peer = peer
+
+    async def forget_members(self) -> None:
+        """Forget the others."""
+        self.members = {key: member for key, member in self.members.items() if member.name == self.name}
+
     async def bootstrap(self, name: str, peer_url: str) -> None:
         """Note the first member; there is nothing to prepare."""
         self.members = {name: Member(name, name, (peer_url,))}
 
     async def add_member(self, name: str, peer_url: str) -> Member:
         """Note a learner."""
+        for known in self.members.values():
+            if peer_url in known.peer_urls and known.learner:
+                return known
         if any(member.learner for member in self.members.values()):
             raise Conflict("another member is still being added; promote or remove it first")
         member = Member(name, name, (peer_url,), learner=True)

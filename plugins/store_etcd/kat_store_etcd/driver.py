@@ -20,6 +20,7 @@ from kat_platform.interfaces.store import (
     Member,
     Operation,
     Page,
+    PeerIdentity,
     StoreStatus,
     TransactionResult,
     WatchBatch,
@@ -49,7 +50,14 @@ class EtcdStore:
         name="etcd",
         version=__version__,
         capability=Capability.STORE,
-        capabilities={"durable": True, "members": True, "learners": True, "restore": True, "external": True},
+        capabilities={
+            "durable": True,
+            "members": True,
+            "learners": True,
+            "alone": True,
+            "restore": True,
+            "external": True,
+        },
         summary="etcd 3.4 or newer, run by the agent itself or elsewhere",
     )
     Config: ClassVar[type[EtcdConfig]] = EtcdConfig
@@ -217,6 +225,23 @@ class EtcdStore:
         """Make this node the only member of a new cluster with the snapshot's content."""
         self._ensure_own("restored")
         await restore.restore(self._folder, snapshot, name, peer_url)
+
+    async def forget_members(self) -> None:
+        """Make this node the only member, keeping its data."""
+        self._ensure_own("made to forget its members")
+        await self._member.start(alone=True)
+        try:
+            await self._client.connect()
+            await self._until_ready()
+            await membership.be_alone(self._client)
+        finally:
+            await self._client.close()
+            await self._member.stop()
+        self._folder.adopt(dataclasses.replace(self._folder.identity(), alone=True))
+
+    def configure_peers(self, peer: PeerIdentity) -> None:
+        """Take the address and certificate that the next start is made with."""
+        self._member.peer = peer
 
     async def bootstrap(self, name: str, peer_url: str) -> None:
         """Make this node the first member of a new cluster; an etcd run elsewhere needs no preparing."""

@@ -11,10 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kat_platform.interfaces.store import PeerIdentity
 from kat_store_etcd.config import EtcdConfig
 
 SOCKET_NAME = "client.sock:0"
 """The client socket, in etcd's working folder. etcd wants a port in the URL and makes it part of the name."""
+
+UNREACHABLE_PEER = "unix://peer.sock:0"
+"""Where a first member listens for peers while its address is not up: nobody knows of it yet."""
 
 MAX_OPERATIONS = 10_000
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
@@ -43,14 +47,26 @@ def known_flags(help_text: str) -> frozenset[str]:
     return frozenset(re.findall(r"^\s+--([a-z0-9-]+)", help_text, re.MULTILINE))
 
 
-def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: frozenset[str]) -> list[str]:
-    """Make etcd's arguments: clients on a Unix socket in the working folder only, peers on the peer URL only."""
+def arguments(
+    config: EtcdConfig,
+    identity: Identity,
+    data_dir: str,
+    known: frozenset[str],
+    peer: PeerIdentity | None = None,
+    *,
+    alone: bool = False,
+) -> list[str]:
+    """Make etcd's arguments: clients on a Unix socket in the working folder only, peers on the peer URL only.
+
+    ``alone``: it forgets the other members, and is not reachable for them meanwhile.
+    """
+    hidden = alone or (peer is not None and not peer.reachable)
     flags: dict[str, str] = {
         "name": identity.name,
         "data-dir": data_dir,
         "listen-client-urls": f"unix://{SOCKET_NAME}",
         "advertise-client-urls": f"unix://{SOCKET_NAME}",
-        "listen-peer-urls": config.peer_listen_url or identity.peer_url,
+        "listen-peer-urls": UNREACHABLE_PEER if hidden else config.peer_listen_url or identity.peer_url,
         "initial-advertise-peer-urls": identity.peer_url,
         "initial-cluster": identity.initial_cluster,
         "initial-cluster-state": identity.state,
@@ -69,13 +85,10 @@ def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: froz
         "log-outputs": "stderr",
         "log-level": "warn",
     }
-    if config.peer_cert_file:
-        flags |= {
-            "peer-cert-file": config.peer_cert_file,
-            "peer-key-file": config.peer_key_file,
-            "peer-trusted-ca-file": config.peer_ca_file,
-            "peer-client-cert-auth": "true",
-        }
+    if not hidden:
+        flags |= _peer_tls(config, peer)
+    if alone:
+        flags["force-new-cluster"] = "true"
     flags |= _first_known(
         known,
         ("true", ("pre-vote",)),
@@ -84,6 +97,21 @@ def arguments(config: EtcdConfig, identity: Identity, data_dir: str, known: froz
         (str(CATCH_UP_ENTRIES), ("snapshot-catchup-entries", "experimental-snapshot-catchup-entries")),
     )
     return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def _peer_tls(config: EtcdConfig, peer: PeerIdentity | None) -> dict[str, str]:
+    """Give the flags for mutual TLS between members; the operator's own files go before the node's."""
+    if config.peer_cert_file:
+        certificate, key, ca, name = config.peer_cert_file, config.peer_key_file, config.peer_ca_file, ""
+    elif peer is not None:
+        certificate, key, ca, name = str(peer.certificate), str(peer.key), str(peer.ca), peer.required_name
+    else:
+        return {}
+    flags = {"peer-cert-file": certificate, "peer-key-file": key, "peer-trusted-ca-file": ca}
+    flags["peer-client-cert-auth"] = "true"
+    if name:  # a worker has a certificate of the same CA
+        flags["peer-cert-allowed-hostname"] = name
+    return flags
 
 
 def election_timeout(config: EtcdConfig, identity: Identity) -> int:

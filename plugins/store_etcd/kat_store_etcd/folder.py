@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kat_platform.errors import Conflict, DriverError
-from kat_store_etcd.flags import SOCKET_NAME, Identity
+from kat_store_etcd.flags import SOCKET_NAME, UNREACHABLE_PEER, Identity
 
 
 class MemberFolder:
@@ -19,6 +19,7 @@ class MemberFolder:
         self.root = root
         self.data = root / "etcd"
         self.socket = root / SOCKET_NAME
+        self.peer_socket = root / UNREACHABLE_PEER.removeprefix("unix://")
         self._identity = root / "member.json"
 
     def prepare(self) -> None:
@@ -71,5 +72,5 @@ class MemberFolder:
     def clear(self) -> None:
         """Remove everything; what is gone already is no error."""
         shutil.rmtree(self.data, ignore_errors=True)
-        for path in (self._identity, self._identity.with_suffix(".new"), self.socket):
+        for path in (self._identity, self._identity.with_suffix(".new"), self.socket, self.peer_socket):
             path.unlink(missing_ok=True)

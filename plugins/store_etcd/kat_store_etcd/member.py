@@ -11,6 +11,7 @@ import structlog
 
 from kat_platform.errors import DriverError, HostNotReady, KatError, StoreError, StoreFull
 from kat_platform.interfaces.driver import DriverStatus, Health
+from kat_platform.interfaces.store import PeerIdentity
 from kat_store_etcd.config import EtcdConfig
 from kat_store_etcd.flags import arguments, environment, known_flags
 from kat_store_etcd.folder import MemberFolder
@@ -35,6 +36,7 @@ class Member:
         self._process: EtcdProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reason = ""
+        self.peer: PeerIdentity | None = None
         self.restarts = 0
 
     @property
@@ -42,12 +44,12 @@ class Member:
         """The process id, while etcd runs."""
         return self._process.pid if self._process is not None and self._process.running else None
 
-    async def start(self) -> None:
-        """End what an earlier agent left, then start etcd."""
+    async def start(self, *, alone: bool = False) -> None:
+        """End what an earlier agent left, then start etcd. ``alone``: it forgets the other members."""
         if self._keeper is not None:
             return
         self._folder.prepare()
-        argv = await self._command()
+        argv = await self._command(alone)
         await end_left_over(self._folder.data, argv[0])
         self._process = await self._spawn(argv)
         self._keeper = asyncio.create_task(self._keep(argv), name="etcd")
@@ -96,7 +98,7 @@ class Member:
             return (StoreFull if write else StoreError)(text, hint="make room; etcd then starts again by itself")
         return StoreError(f"{error.message}: etcd {self._reason or 'does not run'}") if self.pid is None else error
 
-    async def _command(self) -> Sequence[str]:
+    async def _command(self, alone: bool) -> Sequence[str]:
         binary = find(self._config.binary)
         if binary is None:
             raise HostNotReady(
@@ -104,11 +106,12 @@ class Member:
             )
         known = known_flags(await run(binary, "--help"))
         identity = self._folder.identity()
-        return [binary, *arguments(self._config, identity, str(self._folder.data), known)]
+        return [binary, *arguments(self._config, identity, str(self._folder.data), known, self.peer, alone=alone)]
 
     async def _spawn(self, argv: Sequence[str]) -> EtcdProcess:
         # etcd does not remove the socket of one that was killed, and would not start over it
-        self._folder.socket.unlink(missing_ok=True)
+        for socket in (self._folder.socket, self._folder.peer_socket):
+            socket.unlink(missing_ok=True)
         process = await EtcdProcess.spawn(argv, self._folder.root, environment(self._config))
         log.info("etcd-started", pid=process.pid)
         return process

@@ -7,7 +7,7 @@ from typing import Any
 
 from aetcd import rpc
 
-from kat_platform.errors import Conflict, InvalidInput, KatError, NotFound
+from kat_platform.errors import Conflict, InvalidInput, KatError, NotFound, StoreError
 from kat_platform.interfaces.store import Member, StoreStatus
 from kat_store_etcd.client import EtcdClient
 
@@ -84,6 +84,16 @@ async def _led_by_another(client: EtcdClient, removed: int) -> None:
         if status.leader not in (0, removed):
             return
         await asyncio.sleep(0.1)
+
+
+async def be_alone(client: EtcdClient) -> None:
+    """Wait until the member that was told to forget the others leads a cluster of itself and answers."""
+    for _ in range(int(LEADER_SECONDS / 0.1)):
+        status = await store_status(client)
+        if status.available and len(status.members) == 1:
+            return
+        await asyncio.sleep(0.1)
+    raise StoreError(f"etcd did not become a cluster of one within {LEADER_SECONDS:g} s")
 
 
 async def store_status(client: EtcdClient) -> StoreStatus:

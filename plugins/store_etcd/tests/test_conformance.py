@@ -9,7 +9,7 @@ from kat_store_etcd.config import EtcdConfig
 from kat_store_etcd.driver import EtcdStore
 
 from kat_platform.interfaces.driver import ChecksHost, Driver, DriverContext, Resettable
-from kat_platform.interfaces.store import HasMembers, Restores, Store
+from kat_platform.interfaces.store import HasMembers, Restores, Store, SurvivesAlone
 from kat_platform.testing.conformance.kit import Check
 from kat_platform.testing.conformance.store import KIT, subject
 
@@ -21,7 +21,7 @@ async def test_etcd_keeps_the_contract(check: Check[Store]) -> None:
     assert outcome.passed, f"{outcome.rule}: {outcome.failure}"
 
 
-@pytest.mark.parametrize("power", [Driver, Store, HasMembers, Restores, Resettable, ChecksHost])
+@pytest.mark.parametrize("power", [Driver, Store, HasMembers, Restores, SurvivesAlone, Resettable, ChecksHost])
 def test_the_driver_has_the_optional_powers(power: type, tmp_path: Path) -> None:
     context = DriverContext("kt-a", tmp_path / "data", tmp_path / "run", "kt0")
     assert isinstance(EtcdStore(EtcdConfig(), context), power)
