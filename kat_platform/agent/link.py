@@ -32,6 +32,7 @@ class ApiLink:
         self._node, self._tls = node, tls
         self._endpoints = list(endpoints)
         self._session: aiohttp.ClientSession | None = None
+        self._moved = asyncio.Event()
 
     def set_endpoints(self, endpoints: Sequence[str]) -> None:
         """Take the control plane's addresses as they are now, keeping the present one first."""
@@ -40,8 +41,12 @@ class ApiLink:
             current = [e for e in self._endpoints[:1] if e in fresh]
             self._endpoints = current + [e for e in fresh if e not in current]
 
-    def _fail_over(self) -> None:
-        self._endpoints.append(self._endpoints.pop(0))
+    def _fail_over(self, failed: str) -> None:
+        """Go on with the next endpoint, unless another call has done so already; the view stream follows."""
+        if self._endpoints[0] == failed:
+            self._endpoints.append(self._endpoints.pop(0))
+            self._moved.set()
+            self._moved = asyncio.Event()
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -56,17 +61,18 @@ class ApiLink:
 
     async def view(self) -> AsyncIterator[dict[str, Any]]:
         """Stream the node's view, line by line; raises ``Unavailable`` when the stream ends or breaks."""
-        url = f"{self._endpoints[0]}/v1alpha1/nodes/{self._node}/view"
+        endpoint, moved = self._endpoints[0], self._moved
+        url = f"{endpoint}/v1alpha1/nodes/{self._node}/view"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT, sock_read=SILENCE)
         try:
             async with self._http().get(
                 url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20
             ) as answer:
                 await self._check(answer)
-                async for line in _lines(answer.content):
+                async for line in _lines(answer.content, moved):
                     yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._fail_over()
+            self._fail_over(endpoint)
             raise Unavailable(f"the API's view stream broke: {error or type(error).__name__}") from error
         raise Unavailable("the API ended the view stream")
 
@@ -75,23 +81,34 @@ class ApiLink:
         return await self._post("report", body)
 
     async def heartbeat(self, ttl: float) -> None:
-        """Give a sign of life, good for ``ttl`` seconds."""
-        await self._post("heartbeat", {"ttlSeconds": ttl})
+        """Give a sign of life, good for ``ttl`` seconds, to the first control-plane node that takes it.
+
+        A server that hangs must not cost the node its life: each is given a quarter of that time at most.
+        """
+        patience = max(1.0, ttl / 4)
+        for _ in range(len(self._endpoints) - 1):
+            try:
+                await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
+                return
+            except Unavailable as error:
+                log.info("heartbeat not taken", error=str(error))
+        await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
 
     async def renew(self, csr: str) -> str:
         """Have a signing request (PEM) for this node signed; gives the certificate (PEM)."""
         return str((await self._post("renew", {"csr": csr})).get("certificate", ""))
 
-    async def _post(self, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        url = f"{self._endpoints[0]}/v1alpha1/nodes/{self._node}/{what}"
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+    async def _post(self, what: str, body: dict[str, Any], *, timeout: float = CALL_TIMEOUT) -> dict[str, Any]:
+        endpoint = self._endpoints[0]
+        url = f"{endpoint}/v1alpha1/nodes/{self._node}/{what}"
+        limit = aiohttp.ClientTimeout(total=timeout)
         try:
-            async with self._http().post(url, json=body, timeout=timeout, server_hostname=SERVER_NAME) as answer:
+            async with self._http().post(url, json=body, timeout=limit, server_hostname=SERVER_NAME) as answer:
                 await self._check(answer)
                 found = await answer.json()
                 return found if isinstance(found, dict) else {}
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._fail_over()
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._fail_over(endpoint)
             raise Unavailable(f"the API did not take the {what}: {error or type(error).__name__}") from error
 
     @staticmethod
@@ -106,14 +123,33 @@ class ApiLink:
         raise _STATUSES.get(answer.status, Unavailable)(f"the API answered {answer.status}: {detail}")
 
 
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Split into lines of any length (the reader's own line limit is too small for large items)."""
+async def _lines(content: aiohttp.StreamReader, moved: asyncio.Event) -> AsyncIterator[bytes]:
+    """Split into lines of any length (the reader's own line limit is too small for large items).
+
+    Ends when ``moved`` is set: the server was found silent by another call, so nothing more is to be hoped from it.
+    """
     rest = b""
-    async for chunk in content.iter_any():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            if line:
-                yield line
+    gone = asyncio.create_task(moved.wait(), name="view moved")
+    try:
+        while True:
+            reading = asyncio.ensure_future(content.readany())
+            try:
+                await asyncio.wait((reading, gone), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                reading.cancel()
+                raise
+            if not reading.done():
+                reading.cancel()
+                raise Unavailable("the view stream moves to another server: this one does not answer")
+            chunk = reading.result()
+            if not chunk:
+                return
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if line:
+                    yield line
+    finally:
+        gone.cancel()
 
 
 async def forever(what: str, run: Any, *, pause: float = 0.2, most: float = 5.0) -> None:

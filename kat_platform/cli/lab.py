@@ -15,6 +15,7 @@ from kat_platform.errors import HostNotReady, UsageError
 
 if TYPE_CHECKING:
     from kat_platform.lab.machine import Machine
+    from kat_platform.lab.plan import Lab
 
 _lab = click.option("--name", "lab_name", default="lab", show_default=True, help="Name of the lab.")
 _part = click.option(
@@ -85,7 +86,7 @@ def down(every: bool, lab_name: str) -> None:
 @click.option("-o", "--output", default="table", help="table, json, yaml, name or jsonpath=TEMPLATE.")
 def ls(output: str) -> None:
     """List the labs on this machine with their nodes."""
-    from kat_platform.lab import home, wires
+    from kat_platform.lab import home, trouble
     from kat_platform.lab.machine import Machine
 
     render.check_format(output)
@@ -102,7 +103,7 @@ def ls(output: str) -> None:
                     "role": node.role.value,
                     "address": str(node.address),
                     "state": machine.state(),
-                    "link": wires.trouble_of(found, node),
+                    "link": trouble.say(node),
                     "dataPath": str(machine.home.data(node)),
                 }
             )
@@ -171,17 +172,28 @@ def resume(node: str, lab_name: str) -> None:
     click.echo(f"{node}: goes on")
 
 
+def _disturb(machine: Machine, changed: Lab) -> None:
+    """Write down what is wrong with the cables now, and make it so on every node that is on."""
+    from kat_platform.lab import wires
+
+    before = {node.name: node for node in machine.lab.nodes}
+    for node in changed.nodes:
+        if node != before[node.name] and changed.namespace(node) in wires.namespaces_of(changed.name):
+            wires.apply_trouble(changed, node)
+    machine.home.save(changed)
+
+
 @lab.command("cut")
 @_node
 @click.option("--from", "others", multiple=True, metavar="NODE", help="Only from this node (repeatable).")
 @click.option("--port", "ports", type=int, multiple=True, help="Only connections to this TCP port (repeatable).")
 @_lab
 def cut(node: str, others: tuple[str, ...], ports: tuple[int, ...], lab_name: str) -> None:
-    """Cut a node off the network, silently, as a broken switch does."""
-    from kat_platform.lab import wires
+    """Cut a node off the network, silently, as a broken switch does; that lasts over its restarts."""
+    from kat_platform.lab import trouble
 
     machine = _machine(lab_name, node)
-    wires.cut(machine.lab, machine.node, tuple(machine.lab.find(other) for other in others), ports)
+    _disturb(machine, trouble.cut(machine.lab, machine.node, map(machine.lab.find, others), ports))
     click.echo(f"{node}: cut off until 'katcall lab heal {node}'")
 
 
@@ -193,12 +205,12 @@ def cut(node: str, others: tuple[str, ...], ports: tuple[int, ...], lab_name: st
 @_lab
 def slow(node: str, delay: int | None, loss: int | None, kbytes: int | None, lab_name: str) -> None:
     """Make a node's link bad."""
-    from kat_platform.lab import wires
+    from kat_platform.lab import trouble
 
     if not (delay or loss or kbytes):
         raise UsageError("say what is bad about the link: --delay, --loss or --kbytes")
     machine = _machine(lab_name, node)
-    wires.slow(machine.lab, machine.node, delay_ms=delay, loss=loss, kbytes=kbytes)
+    _disturb(machine, trouble.slow(machine.lab, machine.node, delay_ms=delay, loss=loss, kbytes=kbytes))
     click.echo(f"{node}: slow until 'katcall lab heal {node}'")
 
 
@@ -207,10 +219,10 @@ def slow(node: str, delay: int | None, loss: int | None, kbytes: int | None, lab
 @_lab
 def heal(node: str, lab_name: str) -> None:
     """Mend everything that cut and slow did to a node."""
-    from kat_platform.lab import wires
+    from kat_platform.lab import trouble
 
     machine = _machine(lab_name, node)
-    wires.heal(machine.lab, machine.node)
+    _disturb(machine, trouble.heal(machine.lab, machine.node))
     click.echo(f"{node}: healed")
 
 
@@ -223,6 +235,6 @@ def execute(lab_name: str, node: str, command: tuple[str, ...]) -> None:
     from kat_platform.lab.shell import inside
 
     machine = _machine(lab_name, node)
-    words = inside(machine.namespace, *command)
+    words = inside(machine.namespace, *(command[1:] if command[0] == "--" else command))
     sys.stdout.flush()
     os.execvpe(words[0], words, machine.environment)

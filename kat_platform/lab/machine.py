@@ -145,7 +145,7 @@ class Machine:
         runs = [self.home.runs / tag] if tag else []
         for folder in (self.home.data(self.node), *runs):
             unmount_below(folder)
-        for folder in runs:
+        for folder in (*runs, *_containers_of(self.home.data(self.node))):
             _remove_tree(folder)
 
     def pause(self, part: Part) -> None:
@@ -208,6 +208,16 @@ def _folder_of(pid: int) -> str:
         return os.readlink(f"/proc/{pid}/cwd") + "/"
     except OSError:
         return ""
+
+
+def _containers_of(data: Path) -> list[Path]:
+    """List what OCI runtimes keep in the host's /run about a machine's containers; a reboot would have emptied it."""
+    found = []
+    for state in (path for tool in ("runc", "crun") for path in Path("/run", tool).glob("*/*")):
+        with suppress(OSError):
+            if state.name in ("state.json", "status") and f'"{data}/' in state.read_text(errors="replace"):
+                found.append(state.parent)
+    return found
 
 
 def unmount_below(folder: Path) -> None:

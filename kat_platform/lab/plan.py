@@ -32,6 +32,12 @@ class LabNode(Model):
     address: IPv4Address
     boots: int = 0
     """How often it was switched on: stands for the boot id that a machine of its own would have."""
+    cut: bool = False
+    """Whether its cable is pulled out of the switch."""
+    drops: tuple[str, ...] = ()
+    """Packets that it loses, as nftables matches."""
+    delay_ms: int = 0
+    """By how much its cable delays packets, each way."""
 
 
 class Lab(Model):

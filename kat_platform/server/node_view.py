@@ -68,15 +68,16 @@ def cluster_item(state: ClusterState) -> ClusterItem | None:
         return None
     port = state.configuration.spec.api_port
     endpoints: list[str] = []
+    inside: list[str] = []  # through the overlay: asked last, so that the first failure leads to another node
     for name, record in sorted(state.nodes.items()):
         if record.role is NodeRole.CONTROL_PLANE:
             report = state.reports.get(name)
             endpoints += [f"https://{_host(address)}:{port}" for address in (report.addresses if report else ())]
             if record.overlay_address is not None:
-                endpoints.append(f"https://{record.overlay_address}:{port}")
+                inside.append(f"https://{record.overlay_address}:{port}")
     return ClusterItem(
         configuration=state.configuration,
-        api_endpoints=tuple(dict.fromkeys(endpoints)),
+        api_endpoints=tuple(dict.fromkeys((*endpoints, *inside))),
         namespaces=tuple(sorted(state.namespaces)),
     )
 
@@ -213,7 +214,7 @@ async def stream_view(
             revision = objects.state.revision
             await _write(response, sender, list(all_keys(objects.state, objects.index, node)))
             await response.write(b'{"synced":%d}\n' % revision)
-            while not box.closed:
+            while not box.closed and node in objects.state.nodes:  # one that was removed is told nothing any more
                 refs = await box.take(PING_SECONDS)
                 keys = list(dict.fromkeys(key for ref in refs for key in item_keys(ref)))
                 if not await _write(response, sender, keys) and not refs:
