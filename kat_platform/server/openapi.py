@@ -11,11 +11,13 @@ from pydantic.json_schema import models_json_schema
 
 import kat_platform
 from kat_platform.model.documents import json_schemas
+from kat_platform.model.drain import DrainProgress
 from kat_platform.model.view import AssignmentItem, ClusterItem, ReportBody, ServiceItem
 from kat_platform.server import items
 from kat_platform.server.apply import PlanEntry
 from kat_platform.server.routes.join import JoinBody, JoinTokenBody, PrepareBody
 from kat_platform.server.routes.node_api import HeartbeatBody, RenewBody
+from kat_platform.server.routes.nodes import DrainBody, LeaveBody, NodePatch
 from kat_platform.server.routes.tokens import TokenBody
 from kat_platform.server.routes.workloads import RollbackBody, ScaleBody
 from kat_platform.server.table import Query, Route
@@ -30,6 +32,7 @@ _MODELS: Final = (
     items.EventItem,
     items.ConfigurationItem,
     PlanEntry,
+    DrainProgress,
     ClusterItem,
     ServiceItem,
     AssignmentItem,
@@ -44,6 +47,9 @@ _BODIES: Final = (
     JoinTokenBody,
     PrepareBody,
     JoinBody,
+    DrainBody,
+    LeaveBody,
+    NodePatch,
 )
 _STRING: Final = {"type": "string"}
 _INTEGER: Final = {"type": "integer"}
@@ -121,6 +127,7 @@ _ANSWERS: Final[dict[str, Any]] = {
         faults=_array({"type": "object"}),
     ),
     "Deleted": _object(("deleted",), deleted=_BOOLEAN),
+    "Leaving": _object(("deleted",), deleted=_BOOLEAN, progress=_nullable(_ref("DrainProgress"))),
     "Plan": _object(
         ("plan", "warnings"),
         plan=_array(_ref("PlanEntry")),
@@ -250,7 +257,7 @@ def _operation(route: Route, known: dict[str, Any]) -> dict[str, Any]:
         for name in re.findall(r"{(\w+)(?::[^}]*)?}", route.path)
     ]
     parameters += [_query(query) for query in route.query]
-    if route.method in ("PUT", "POST", "DELETE") and route.answer not in _NO_MATCH:
+    if route.method in ("PUT", "PATCH", "POST", "DELETE") and route.answer not in _NO_MATCH:
         parameters.append({"name": "If-Match", "in": "header", "required": False, "schema": _STRING})
     if parameters:
         made["parameters"] = parameters

@@ -186,7 +186,9 @@ def _node(state: ClusterState, name: str) -> items.NodeItem | None:
     if record is None:
         return None
     ready, reason = node_ready(state, name)
-    report = state.reports.get(name)
+    report, standing = state.reports.get(name), state.standings.get(name)
+    if standing is not None and standing.held:
+        reason += "; most nodes fell silent at once, so its instances are not replaced for now"
     return items.NodeItem(
         name=name,
         etag=_etag(state, keys.node(name)),
