@@ -1,0 +1,104 @@
+"""Rest: what a node costs while nothing happens. Every process KAT needs is counted."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from bench.figures import Row, row
+from bench.services import until_ready
+from tests.cluster.node import RealNode
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def own_processes(node: RealNode) -> dict[int, str]:
+    """Give the processes KAT needs, by a short name; what runs inside the containers is the user's."""
+    found = {}
+    for pid, line in node.processes().items():
+        words = {"etcd --name": "etcd", "system service": "podman service", "conmon": "conmon", "kat": "agent"}
+        name = next((short for mark, short in words.items() if mark in line), "")
+        if "wireguard-go" in line:
+            name = "wireguard-go"
+        if name and Path(f"/proc/{pid}").exists() and not _in_container(pid):
+            found[pid] = name
+    return found
+
+
+def _in_container(pid: int) -> bool:
+    own, other = os.stat("/proc/self/ns/pid").st_ino, 0
+    try:
+        other = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return True
+    return own != other
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Give resident and proportional set size in KiB."""
+    rss = pss = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            rss = int(line.split()[1])
+        elif line.startswith("Pss:"):
+            pss = int(line.split()[1])
+    return rss, pss
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def _written(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+        if line.startswith("write_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
+def memory(node: RealNode, count: int) -> list[Row]:
+    """Measure memory now, with ``count`` containers."""
+    whole: dict[str, list[int]] = {}
+    for pid, name in own_processes(node).items():
+        rss, pss = _memory(pid)
+        sums = whole.setdefault(name, [0, 0])
+        sums[0] += rss
+        sums[1] += pss
+    parts = ", ".join(f"{name} {rss // 1024}" for name, (rss, _) in sorted(whole.items(), key=lambda item: -item[1][0]))
+    rss, pss = (sum(values[index] for values in whole.values()) / 1024 for index in (0, 1))
+    aim = "at most 220, aim 160" if count == 0 else ""
+    return [
+        row(f"memory at rest, {count} containers, RSS", [rss], "MiB", aim=aim, note=parts),
+        row(f"memory at rest, {count} containers, PSS", [pss], "MiB"),
+    ]
+
+
+def idle(node: RealNode, seconds: float) -> list[Row]:
+    """Measure CPU time and bytes written over a while in which nothing happens."""
+    before = {pid: (name, _cpu(pid), _written(pid)) for pid, name in own_processes(node).items()}
+    began = time.monotonic()
+    time.sleep(seconds)
+    span = time.monotonic() - began
+    cpu: dict[str, float] = {}
+    written: dict[str, int] = {}
+    for pid, (name, spent, bytes_) in before.items():
+        if Path(f"/proc/{pid}").exists():
+            cpu[name] = cpu.get(name, 0) + (_cpu(pid) - spent) / span * 100
+            written[name] = written.get(name, 0) + _written(pid) - bytes_
+    share = ", ".join(f"{name} {value:.2f}" for name, value in sorted(cpu.items(), key=lambda item: -item[1]))
+    by = ", ".join(f"{name} {value}" for name, value in written.items() if value) or "nobody"
+    return [
+        row("CPU at rest, 10 ready", [sum(cpu.values())], "% of a core", aim="at most 2", note=share),
+        row(f"written to disk at rest in {span:.0f} s", [float(sum(written.values()))], "bytes", note=by),
+    ]
+
+
+def measure(node: RealNode, seconds: float) -> list[Row]:
+    """Measure a fresh node's rest: call it before anything ran on it."""
+    time.sleep(5)
+    rows = memory(node, 0)
+    until_ready(node, "rest", 10)
+    time.sleep(5)
+    return [*rows, *memory(node, 10), *idle(node, seconds)]
