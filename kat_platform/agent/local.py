@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,15 @@ NODE_FILE: Final = "node.json"
 PENDING_FILE: Final = "pending-cluster.json"
 
 
+class Membership(StrEnum):
+    """How far this node has come in becoming a member of the store; means nothing on a worker."""
+
+    ABSENT = "absent"
+    LEARNER = "learner"
+    """Announced to the other members, and its store prepared: it catches up when it starts, and then gets its vote."""
+    VOTER = "voter"
+
+
 class LocalNode(Model):
     """A node's identity and the last configuration it saw: enough to start without the store."""
 
@@ -33,6 +43,7 @@ class LocalNode(Model):
     configuration: ClusterConfiguration
     api_endpoints: tuple[str, ...] = ()
     created_at: float = 0.0
+    membership: Membership = Membership.VOTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,5 +167,5 @@ def remove_places(places: Places, tag: str, keep: tuple[Path, ...]) -> None:
             shutil.rmtree(child)
         else:
             child.unlink()
-    if not any(places.data.iterdir()):
+    if not any(places.data.iterdir()) and not os.path.ismount(places.data):
         places.data.rmdir()
