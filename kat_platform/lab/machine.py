@@ -145,8 +145,8 @@ class Machine:
         runs = [self.home.runs / tag] if tag else []
         for folder in (self.home.data(self.node), *runs):
             unmount_below(folder)
-        for folder in (*runs, *_containers_of(self.home.data(self.node))):
-            _remove_tree(folder)
+        for folder in (*runs, *containers_of(self.home.data(self.node))):
+            remove_tree(folder)
 
     def pause(self, part: Part) -> None:
         """Freeze it: nothing of it runs, nothing of it ends."""
@@ -210,7 +210,7 @@ def _folder_of(pid: int) -> str:
         return ""
 
 
-def _containers_of(data: Path) -> list[Path]:
+def containers_of(data: Path) -> list[Path]:
     """List what OCI runtimes keep in the host's /run about a machine's containers; a reboot would have emptied it."""
     found = []
     for state in (path for tool in ("runc", "crun") for path in Path("/run", tool).glob("*/*")):
@@ -232,8 +232,9 @@ def unmount_below(folder: Path) -> None:
             libc.umount2(point.encode(), _DETACH)
 
 
-def _remove_tree(folder: Path) -> None:
-    for _ in range(3):  # a process on its way out may still add a file
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, also one that something on its way out still writes to."""
+    for _ in range(3):
         with suppress(OSError):
             shutil.rmtree(folder)
         if not folder.exists():
