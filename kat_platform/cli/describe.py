@@ -117,7 +117,7 @@ def show_node(session: Session, item: Mapping[str, Any]) -> None:
             "Name": item["name"],
             "Role": record["role"],
             "State": "Ready" if item["ready"] else f"NotReady: {item.get('reason', '')}",
-            "Cordoned": "yes" if record.get("cordoned") else "no",
+            "Cordoned": ("yes, being drained" if record.get("draining") else "yes") if record.get("cordoned") else "no",
             "Labels": _pairs(item["labels"]),
             "Taints": ", ".join(f"{t['key']}={t['value']}:{t['effect']}" for t in record.get("taints", ())),
             "Subnet": record.get("subnet"),

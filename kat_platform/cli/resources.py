@@ -119,9 +119,15 @@ def _instance_wide(item: Item) -> tuple[str, ...]:
     )
 
 
+def _closed(record: Item) -> str:
+    if record.get("draining"):
+        return ",draining"
+    return ",cordoned" if record.get("cordoned") else ""
+
+
 def _node(item: Item) -> tuple[str, ...]:
     record, report = item["record"], item.get("report") or {}
-    state = render.state("Ready" if item["ready"] else "NotReady") + (",cordoned" if record.get("cordoned") else "")
+    state = render.state("Ready" if item["ready"] else "NotReady") + _closed(record)
     return (
         item["name"],
         state,
