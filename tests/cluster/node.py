@@ -40,6 +40,8 @@ class RealNode:
         self.space, self.outside = Namespace(), Namespace()
         self.agent: subprocess.Popen[bytes] | None = None
         self.tag = ""
+        self.own_mounts: set[str] = set()
+        """Mounts the test itself made: not KAT's to remove."""
         self._api: Api | None = None
         paths = [python_path(self.folder / "site")]
         self.environment = {
@@ -181,6 +183,11 @@ class RealNode:
             self._api = self.caller()
         return self._api
 
+    def forget_credentials(self) -> None:
+        """Read the administrator's credentials anew: the cluster was made anew."""
+        self._api = None
+        (self.folder / "admin.pem").unlink(missing_ok=True)
+
     def caller(self, *, space: Namespace | None = None, host: str = "127.0.0.1") -> Api:
         """Make another client with the administrator's certificate, e.g. for another thread."""
         context, credential = self.context(), self.folder / "admin.pem"
@@ -286,8 +293,10 @@ class RealNode:
             left.append(f"rules {host.rules(self.net)[:500]}")
         left += [f"route {line}" for line in host.routes(self.net) - before_routes]
         run_folder = Path("/run/kat", self.tag or "nothing")
-        left += [f"mount {point}" for point in host.mounts_below(self.folder, run_folder)]
-        left += [f"path {path}" for path in (self.data, run_folder, self.folder / "volumes") if path.exists()]
+        mounts = host.mounts_below(self.folder, run_folder)
+        left += [f"mount {point}" for point in mounts if point not in self.own_mounts]
+        paths = [path for path in (self.data, run_folder, self.folder / "volumes") if path.exists()]
+        left += [f"path {path}" for path in paths if str(path) not in self.own_mounts or any(path.iterdir())]
         if self.tag:
             left += [f"control group {path}" for path in host.control_groups(self.tag)]
             for folder in ("/run", "/run/wireguard", "/run/netns", "/tmp", "/dev/shm"):

@@ -139,7 +139,7 @@ def test_an_agent_killed_at_any_moment_of_an_apply_converges_and_restarts_nothin
         place.node.wait_ready()
         place.rolled_out()
         known = place.node.pids(place.name)
-        survivors = {pid: born for pid, born in known.values()}
+        survivors = dict(known.values())
         for pid, born in running.items():
             if host.alive(pid) and host.start_time(pid) == born:
                 assert survivors.get(pid) == born, (

@@ -7,11 +7,11 @@ from typing import Final
 from aiohttp import web
 from pydantic import Field
 
-from kat_platform.errors import Conflict, InvalidInput
+from kat_platform.errors import Conflict, InvalidInput, StoreFull
 from kat_platform.hooks.types import AdmissionRequest, Operation
 from kat_platform.interfaces import store
 from kat_platform.interfaces.auth import Verb
-from kat_platform.interfaces.store import Compare, Put
+from kat_platform.interfaces.store import Compare, Delete, Put
 from kat_platform.model.base import Model
 from kat_platform.model.event import Event
 from kat_platform.model.revision import Revision, WorkloadRecord
@@ -97,7 +97,26 @@ async def delete(request: web.Request, api: Api) -> web.StreamResponse:
                 previous=tuple(part.to_wire() for part in parts if part is not None),
             )
         )
-    return await _write(request, api, found, {"deleting": True}, "Deleting", "deletion asked for", status=202)
+    try:
+        return await _write(request, api, found, {"deleting": True}, "Deleting", "deletion asked for", status=202)
+    except StoreFull:
+        if any(api.state.instances_of(record.namespace, record.name)):
+            raise
+    return await _remove(api, found)
+
+
+async def _remove(api: Api, found: Found[WorkloadRecord]) -> web.StreamResponse:
+    """Remove a workload that runs nothing at once: a full store takes removals only, and they are the way out."""
+    ns, name = found.value.namespace, found.value.name
+    removals = (
+        Delete(found.key),
+        Delete(keys.rollout(ns, name)),
+        Delete(keys.vip(ns, name)),
+        Delete(keys.revisions_of(ns, name), prefix=True),
+    )
+    revision = await api.repository.commit([found.unchanged()], removals, f"workload '{ns}/{name}'")
+    await api.caught_up(revision)
+    return answer(b'{"deleted":true}', status=202, etag=revision)
 
 
 async def scale(request: web.Request, api: Api) -> web.StreamResponse:
