@@ -31,7 +31,7 @@ async def remove_node(api: Api, found: Found[NodeRecord], *, force: bool, by: st
     if not force:
         refuse_in_use(api.state, record.name)
     if record.role is NodeRole.CONTROL_PLANE:
-        await _take_out_member(api, record.name)
+        await _take_out_member(api, record)
     state = api.state
     operations: list[Operation] = [
         Delete(found.key),
@@ -103,8 +103,9 @@ async def _revocations(api: Api, name: str, by: str) -> list[Operation]:
     return operations
 
 
-async def _take_out_member(api: Api, name: str) -> None:
+async def _take_out_member(api: Api, record: NodeRecord) -> None:
     """Take a control-plane node's member out of the store, which refuses when quorum would be lost."""
+    name = record.name
     others = [n for n, r in api.state.nodes.items() if r.role is NodeRole.CONTROL_PLANE and n != name]
     if not others:
         raise Conflict(f"node '{name}' is the only control-plane node: without it there is no cluster")
@@ -114,7 +115,9 @@ async def _take_out_member(api: Api, name: str) -> None:
             hint=f"ask another control-plane node ({', '.join(sorted(others))}): its API does it",
         )
     store = api.deps.store
-    if isinstance(store, HasMembers):
-        for member in (await store.store_status()).members:
-            if member.name == name:
-                await store.remove_member(member.id)
+    if not isinstance(store, HasMembers):
+        return
+    place = f"//{record.overlay_address}:"  # a member that never started has no name yet
+    for member in (await store.store_status()).members:
+        if member.name == name or any(place in url for url in member.peer_urls):
+            await store.remove_member(member.id)

@@ -174,7 +174,10 @@ async def test_a_control_plane_node_takes_out_others_and_not_itself(plane, admin
     await plane.settled()
     _, problem, _ = await admin.ask("DELETE", "/v1alpha1/nodes/n1?force=true", 409)
     assert "n2" in problem["hint"]
+    await plane.store.bootstrap("n1", "https://10.100.0.1:2380")
+    await plane.store.add_member("", "https://10.100.2.1:2380")  # announced, and never started: it has no name
     await admin.ask("DELETE", "/v1alpha1/nodes/n2", 200)
+    assert [member.name for member in (await plane.store.store_status()).members] == ["n1"]
 
 
 @pytest.mark.parametrize("role", ["edit", "view"])
