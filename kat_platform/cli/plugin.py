@@ -1,9 +1,10 @@
-"""plugin: what is installed, what is chosen, what is refused and why; and checking a plugin against its contract."""
+"""plugin: what is installed, chosen, or refused and why; checking one against its contract, and beginning one."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group("plugin")
 def plugin() -> None:
-    """Look at plugins, and check them."""
+    """Look at plugins, check them, and begin one."""
 
 
 @plugin.command("ls")
@@ -82,11 +83,15 @@ def check(name: str, capability: str | None, config: str | None, output: str) ->
     """Run the conformance kit of its capability against the installed plugin NAME. Exit code 1 when it fails."""
     from pydantic import ValidationError
 
+    from kat_platform.hooks.specs import GROUP
+    from kat_platform.interfaces.driver import Capability
     from kat_platform.registry.catalog import Catalog
-    from kat_platform.testing.conformance import capabilities_named, run_for_driver
+    from kat_platform.testing.conformance import capabilities_named, run_for_driver, run_for_hooks
 
     catalog = Catalog.read()
-    found = [each for each in capabilities_named(name, catalog) if capability in (None, each.value)]
+    offered: list[Capability | str] = [*capabilities_named(name, catalog)]
+    offered += ["hooks"] if catalog.named(GROUP, name) else []
+    found = [each for each in offered if capability in (None, str(each))]
     if not found:
         names = sorted({entry.name for entry in catalog.entries})
         raise NotFound(f"no plugin '{name}' is installed", hint=f"there are: {', '.join(names) or 'none'}")
@@ -100,7 +105,12 @@ def check(name: str, capability: str | None, config: str | None, output: str) ->
 
     try:
         settings = json.loads(config) if config else {}
-        outcomes = asyncio.run(run_for_driver(found[0], name, catalog=catalog, settings=settings, told=told))
+        kind = found[0]
+        if isinstance(kind, Capability):
+            running = run_for_driver(kind, name, catalog=catalog, settings=settings, told=told)
+        else:
+            running = run_for_hooks(name, catalog=catalog, settings=settings, told=told)
+        outcomes = asyncio.run(running)
     except (ValidationError, ValueError) as error:
         raise UsageError(f"these settings are not valid: {error}") from None
     failed = [outcome for outcome in outcomes if not outcome.passed]
@@ -114,8 +124,25 @@ def check(name: str, capability: str | None, config: str | None, output: str) ->
     return 1 if failed else 0
 
 
-@plugin.command("new", hidden=True)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def new(words: tuple[str, ...]) -> None:
-    """Say that this is not here yet."""
-    raise NotSupportedYet("'katcall plugin new' is not supported yet by this version")
+@plugin.command("new")
+@click.argument("capability")
+@click.argument("name")
+@click.option("--dir", "folder", type=click.Path(path_type=Path), help="Folder to write; ./NAME by default.")
+def new(capability: str, name: str, folder: Path | None) -> int:
+    """Begin a plugin: a complete distribution NAME, whose tests pass. CAPABILITY is scheduler or hooks."""
+    from kat_platform.cli import scaffold
+    from kat_platform.interfaces.driver import Capability
+
+    if capability not in scaffold.KINDS:
+        known = " or ".join(scaffold.KINDS)
+        if capability in list(Capability):
+            raise NotSupportedYet(
+                f"'katcall plugin new {capability}' is not supported yet",
+                hint=f"it writes {known}; for a {capability}, begin with docs/writing-a-plugin.md and KAT's own plugin",
+            )
+        raise UsageError(f"there is no capability '{capability[:40]}'", hint=f"{known}")
+    target = folder or Path(name)
+    for written in scaffold.write(capability, name, target):
+        click.echo(f"wrote {target / written}")
+    click.echo(f"next: read {target / 'README.md'}, and try it: cd {target} && python -m pytest")
+    return 0

@@ -48,10 +48,11 @@ def announcer_of(examined: tuple[HookPlugin, ...]) -> Announcer:
 
 def examine_hooks(plugin_config: PluginConfig, catalog: Catalog) -> tuple[HookPlugin, ...]:
     """Import and verify each enabled hook plugin; a disabled one is listed and not imported. Never raises."""
-    return tuple(_examine(name, plugin_config.get(name, {}), catalog) for name in catalog.names(GROUP))
+    return tuple(examine_hook(name, plugin_config.get(name, {}), catalog) for name in catalog.names(GROUP))
 
 
-def _examine(name: str, section: Mapping[str, Any], catalog: Catalog) -> HookPlugin:
+def examine_hook(name: str, section: Mapping[str, Any], catalog: Catalog) -> HookPlugin:
+    """Import and verify one installed hook plugin, with its section of ``pluginConfig``. Never raises."""
     entries = catalog.named(GROUP, name)
     entry = entries[0]
     enabled = section.get(ENABLED, True)

@@ -13,7 +13,10 @@ from typing import Any
 from kat_platform.interfaces.driver import Capability, Driver, DriverContext
 from kat_platform.registry.catalog import Catalog
 from kat_platform.registry.drivers import load_driver_class
+from kat_platform.registry.faults import refuse
+from kat_platform.registry.hooks import HookPlugin, examine_hook
 from kat_platform.testing.conformance import driver as any_driver
+from kat_platform.testing.conformance import hooks as any_hooks
 from kat_platform.testing.conformance.kit import Kit, Outcome, Subject
 
 KITS: Mapping[Capability, str] = {
@@ -62,6 +65,32 @@ async def run_for_driver(
         for check in kit.checks:
             outcomes.append(await kit.run_one(check, subject))
             told(outcomes[-1])
+    return tuple(outcomes)
+
+
+async def run_for_hooks(
+    name: str,
+    *,
+    catalog: Catalog | None = None,
+    settings: Mapping[str, Any] | None = None,
+    told: Callable[[Outcome], None] = lambda _: None,
+) -> tuple[Outcome, ...]:
+    """Run the checks of hooks for an installed hook plugin, as :func:`run_for_driver` does for a driver.
+
+    Raises ``PluginError`` when the plugin could not take part at all, wrong settings included.
+    """
+    installed = catalog or Catalog.read()
+
+    def examined() -> HookPlugin:
+        found = examine_hook(name, settings or {}, installed)
+        refuse(list(found.faults))
+        return found
+
+    examined()
+    outcomes: list[Outcome] = []
+    for check in any_hooks.KIT.checks:
+        outcomes.append(await any_hooks.KIT.run_one(check, any_hooks.subject(lambda: examined().plugin)))
+        told(outcomes[-1])
     return tuple(outcomes)
 
 
