@@ -18,7 +18,9 @@ from cryptography import x509
 
 from kat_platform.agent import facts
 from kat_platform.agent.daemon import chosen_drivers, plugins_for
+from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import LocalNode, Places, load_node, remove_places, save_node
+from kat_platform.agent.membership import peer_identity
 from kat_platform.errors import Conflict, HostNotReady, KatError
 from kat_platform.interfaces.driver import CheckResult, ChecksHost
 from kat_platform.interfaces.store import Compare, HasMembers, Put, Store
@@ -27,6 +29,7 @@ from kat_platform.model.identity import NodeName, UserName
 from kat_platform.model.meta import Metadata
 from kat_platform.model.namespace import Namespace
 from kat_platform.model.node import NodeRecord, NodeRole
+from kat_platform.model.view import ClusterItem, NodeItem
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import PUBLIC, write_whole
@@ -148,11 +151,17 @@ def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> 
     key = certificates.make_key()
     name = NodeName(node.cluster_id, node.node_name, node.role)
     addresses = [IPv4Address("127.0.0.1"), *(IPv4Address(a) for a in facts.underlay_addresses(frozenset()))]
+    addresses.append(_first_address(node))  # by which the store's other members will know this one
     domain = node.configuration.spec.cluster_domain
     certificate = authority.issue_node(key.public_key(), name, domain=domain, addresses=addresses)
     write_whole(places.key, certificates.key_pem(key))
     write_whole(places.certificate, certificates.certificate_pem(certificate), mode=PUBLIC)
     return certificate
+
+
+def _first_address(node: LocalNode) -> IPv4Address:
+    """Give the overlay address of a cluster's first node: that of subnet 0."""
+    return node.configuration.spec.node_subnet(0).network_address + 1
 
 
 def _admin(authority: Authority, node: LocalNode) -> tuple[str, str]:
@@ -167,13 +176,29 @@ async def _first_state(node: LocalNode, places: Places, certificate: x509.Certif
     drivers = plugins_for(node, places).drivers
     store, public_key = drivers.store, await drivers.network.public_key()
     if isinstance(store, HasMembers):
-        peer = f"http://127.0.0.1:{node.configuration.spec.etcd_peer_port}"
-        await store.bootstrap(node.node_name, peer)
+        peer = peer_identity(node, places, _first_address(node), reachable=False)
+        await store.bootstrap(node.node_name, peer.url)
+        store.configure_peers(peer)
     try:
         await store.start()
         await _write(store, node, public_key, certificate)
     finally:
         await store.stop()
+    _remember_mesh(node, places, public_key)
+
+
+def _remember_mesh(node: LocalNode, places: Places, public_key: str) -> None:
+    """Write down the node's place in the overlay: the store starts only once its address is up."""
+    spec = node.configuration.spec
+    own = NodeItem(
+        name=node.node_name,
+        subnet=spec.node_subnet(0),
+        public_key=public_key,
+        listen_port=spec.wireguard_port,
+        control_plane=True,
+    )
+    cluster = ClusterItem(configuration=node.configuration, api_endpoints=node.api_endpoints)
+    Journal(places.journal).save_view({"cluster": cluster.to_wire(), f"node/{own.name}": own.to_wire()})
 
 
 async def _write(store: Store, node: LocalNode, public_key: str, certificate: x509.Certificate) -> None:

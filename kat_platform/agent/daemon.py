@@ -15,7 +15,8 @@ import structlog
 from kat_platform.agent.control import ControlPlane
 from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.link import ApiLink
-from kat_platform.agent.local import AgentLock, LocalNode, Places, load_node, save_node
+from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, load_node, save_node
+from kat_platform.agent.membership import StoreMember
 from kat_platform.agent.node import NodeAgent
 from kat_platform.agent.renewal import Renewal
 from kat_platform.errors import KatError
@@ -86,31 +87,48 @@ class Daemon:
 
     async def _work(self, plugins: Plugins, started: list[Driver]) -> None:
         drivers = plugins.drivers
-        control_plane = self._node.role is NodeRole.CONTROL_PLANE
-        wanted = [d for c, d in drivers.all() if c is not Capability.STORE or control_plane]
         async with asyncio.TaskGroup() as group:
-            for driver in wanted:
-                group.create_task(_start(driver, started), name=f"start {driver.info.name}")
+            for capability, driver in drivers.all():
+                if capability is not Capability.STORE:  # only on the control plane, and only once the overlay is up
+                    group.create_task(_start(driver, started), name=f"start {driver.info.name}")
         own_tls = OwnTls(self._places)
         link = self._link(own_tls)
-        listening = asyncio.Event()
+        worker = self._worker(plugins, link, own_tls)
         async with asyncio.TaskGroup() as group:
-            if control_plane:
-                control = ControlPlane(
-                    self._node,
-                    self._places,
-                    drivers,
-                    plugins.announcer,
-                    Authority.load(self._places.pki),
-                    own_tls,
-                    self._metrics,
-                    self._plugins_report,
-                )
-                group.create_task(control.run(listening), name="control plane")
-                group.create_task(self._take_over_pending(control, listening), name="pending configuration")
+            if self._node.role is NodeRole.CONTROL_PLANE:
+                group.create_task(self._control(plugins, worker, link, own_tls, started), name="control plane")
             name = NodeName(self._node.cluster_id, self._node.node_name, self._node.role)
             group.create_task(Renewal(name, own_tls, link.renew).run(), name="certificate renewal")
-            group.create_task(self._worker(plugins, link, own_tls).run(), name="node")
+            group.create_task(worker.run(), name="node")
+
+    async def _control(
+        self, plugins: Plugins, worker: NodeAgent, link: ApiLink, own_tls: OwnTls, started: list[Driver]
+    ) -> None:
+        """Start the store, whose members meet in the overlay, and then all that is built on it."""
+        store = plugins.drivers.store
+        address = await worker.overlay_up()
+        member = StoreMember(self._node, self._places, store, link, address, self._on_membership)
+        await member.prepare()
+        await _start(store, started)
+        await member.complete()
+        listening = asyncio.Event()
+        control = ControlPlane(
+            self._node,
+            self._places,
+            plugins.drivers,
+            plugins.announcer,
+            Authority.load(self._places.pki),
+            own_tls,
+            self._metrics,
+            self._plugins_report,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(control.run(listening), name="control plane parts")
+            group.create_task(self._take_over_pending(control, listening), name="pending configuration")
+
+    def _on_membership(self, membership: Membership) -> None:
+        self._node = self._node.model_copy(update={"membership": membership})
+        save_node(self._places, self._node)
 
     def _link(self, own_tls: OwnTls) -> ApiLink:
         node = self._node

@@ -21,7 +21,7 @@ from kat_platform.agent import facts
 from kat_platform.agent.bootstrap import check_host, new_tag, refuse_failed, refuse_initialised, undone_on_error
 from kat_platform.agent.daemon import plugins_for
 from kat_platform.agent.journal import Journal
-from kat_platform.agent.local import LocalNode, Places, save_node
+from kat_platform.agent.local import LocalNode, Membership, Places, save_node
 from kat_platform.cli.client import error_of
 from kat_platform.errors import InvalidInput, KatError, Unauthenticated, Unavailable, UsageError
 from kat_platform.model.cluster import ClusterConfiguration
@@ -77,6 +77,7 @@ async def join(places: Places, address: str, token_text: str, name: str, labels:
                 configuration=configuration,
                 api_endpoints=(url,),
                 created_at=time.time(),
+                membership=Membership.ABSENT,
             )
             private_folder(places.data)
             private_folder(places.pki)

@@ -12,14 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from kat_platform.agent.memory import InstanceMemory
-from kat_platform.pki.files import private_folder
+from kat_platform.pki.files import private_folder, write_whole
 
 log = structlog.get_logger(__name__)
+
+
+MESH: Final = ("cluster", "node/")
+"""Items without which a node cannot reach the others: they are flushed to the disk, and survive a power cut."""
 
 
 class Journal:
@@ -27,7 +31,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._instances = private_folder(private_folder(folder) / "instances")
-        self._view = folder / "view.json"
+        self._view, self._mesh = folder / "view.json", folder / "mesh.json"
         self._written: dict[str, bytes] = {}
 
     def load(self) -> dict[str, InstanceMemory]:
@@ -64,19 +68,24 @@ class Journal:
 
     def save_view(self, items: Mapping[str, Any]) -> None:
         """Write the last view, without the assignments: those are in their own files."""
-        kept = {key: body for key, body in items.items() if not key.startswith("instance/")}
-        data = json.dumps(kept, sort_keys=True).encode()
-        if self._written.get("") != data:
-            _replace(self._view, data)
-            self._written[""] = data
+        mesh = {key: body for key, body in items.items() if key.startswith(MESH)}
+        rest = {key: body for key, body in items.items() if key not in mesh and not key.startswith("instance/")}
+        for path, kept, write in ((self._mesh, mesh, write_whole), (self._view, rest, _replace)):
+            data = json.dumps(kept, sort_keys=True).encode()
+            if self._written.get(path.name) != data:
+                write(path, data)
+                self._written[path.name] = data
 
     def load_view(self) -> dict[str, Any]:
         """Read the last view; empty when there is none or it cannot be read."""
-        try:
-            found = json.loads(self._view.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        items: dict[str, Any] = {}
+        for path in (self._view, self._mesh):
+            try:
+                found = json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                continue
+            items |= found if isinstance(found, dict) else {}
+        return items
 
     def _path(self, key: str) -> Path:
         return self._instances / (key.replace("/", ".", 1) + ".json")

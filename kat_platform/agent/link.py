@@ -98,6 +98,14 @@ class ApiLink:
         """Have a signing request (PEM) for this node signed; gives the certificate (PEM)."""
         return str((await self._post("renew", {"csr": csr})).get("certificate", ""))
 
+    async def enrol(self) -> dict[str, Any]:
+        """Have this node's member of the store announced to the others."""
+        return await self._post("membership", {})
+
+    async def promote(self) -> None:
+        """Have this node's member of the store given its vote."""
+        await self._post("membership/vote", {})
+
     async def _post(self, what: str, body: dict[str, Any], *, timeout: float = CALL_TIMEOUT) -> dict[str, Any]:
         endpoint = self._endpoints[0]
         url = f"{endpoint}/v1alpha1/nodes/{self._node}/{what}"

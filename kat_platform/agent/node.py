@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from kat_platform import __version__
-from kat_platform.agent import facts
+from kat_platform.agent import facts, tables
 from kat_platform.agent.endpoint import AgentEndpoint
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
@@ -63,7 +63,7 @@ class NodeAgent:
         self.reporter = Reporter(node.node_name, link)
         self._items: dict[str, Any] = {}
         self._view = NodeView(node.node_name)
-        self._has_subnet = asyncio.Event()
+        self._has_subnet, self._overlay_up = asyncio.Event(), asyncio.Event()
         self._keeper: Keeper | None = None
         self._complete = False
         self._unsaved = asyncio.Event()
@@ -71,6 +71,12 @@ class NodeAgent:
         self._public_key = ""
         self._look_now = asyncio.Event()
         self.detached = True
+
+    async def overlay_up(self) -> IPv4Address:
+        """Wait until the overlay carries traffic, by what was last known of the others; gives this node's address."""
+        await self._overlay_up.wait()
+        assert self._view.subnet is not None
+        return self._view.subnet.network_address + 1
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -155,6 +161,8 @@ class NodeAgent:
         )
         gateway = network.gateway.ip
         await _until_done("network", lambda: drivers.network.configure(network))
+        await _until_done("mesh", lambda: drivers.network.apply_peers(tables.peers(self._view)))
+        self._overlay_up.set()
         own = facts.underlay_addresses(frozenset(self._own_interfaces(str(gateway))))
         await drivers.dns.set_upstreams(facts.resolvers(frozenset({str(gateway)})))
         await _until_done("DNS", lambda: drivers.dns.listen((ListenAddress(gateway),)))

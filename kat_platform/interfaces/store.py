@@ -204,7 +204,12 @@ class PeerIdentity:
     @property
     def url(self) -> str:
         """The member's peer URL, as the other members are told."""
-        return f"https://{self.address}:{self.port}"
+        return peer_url(self.address, self.port)
+
+
+def peer_url(address: IPv4Address, port: int) -> str:
+    """Give the URL by which a store's members know the one at this address."""
+    return f"https://{address}:{port}"
 
 
 @dataclass(frozen=True, slots=True)

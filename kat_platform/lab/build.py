@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from kat_platform.errors import Conflict, HostNotReady, KatError, TimedOut
 from kat_platform.lab import home as homes
 from kat_platform.lab import processes, wires
 from kat_platform.lab.home import Home
-from kat_platform.lab.machine import Machine, Part, unmount_below
+from kat_platform.lab.machine import Machine, Part, containers_of, remove_tree, unmount_below
 from kat_platform.lab.plan import Lab, LabNode, check_lab_name, plan_lab
 from kat_platform.model.node import NodeRole
 
@@ -78,22 +79,47 @@ def _taken() -> list[IPv4Address]:
 
 
 def _add_all(home: Home, lab: Lab, nodes: tuple[LabNode, ...], client: Client, say: Say) -> None:
-    uses = sum(node.role is NodeRole.WORKER for node in nodes)
-    body = {"role": "worker", "uses": uses, "ttlSeconds": TOKEN_SECONDS}
-    made = client.post("join-tokens", body=body)
+    server = f"{lab.nodes[0].address}:{_port(client)}"
     for node in nodes:
         wires.plug_in(lab, node)
-    server = f"{lab.nodes[0].address}:{_port(client)}"
 
-    def add(node: LabNode) -> None:
+    def add(node: LabNode, token: str) -> None:
         machine = Machine(home, lab, node)
         data = str(home.data(node))
-        machine.run_agent("join", server, "--token", made["token"], "--name", node.name, "--data-path", data)
+        machine.run_agent("join", server, "--token", token, "--name", node.name, "--data-path", data)
         machine.start()
         say(f"{node.name} has joined")
 
-    side_by_side(add, nodes)
-    client.request("DELETE", at("join-tokens", made["id"]))
+    def add_members(token: str, members: list[LabNode]) -> None:
+        for node in members:  # the store takes in one member after the other
+            add(node, token)
+            _wait_one(home, lab, node, client)
+
+    work: list[Callable[[], None]] = []
+    tokens: list[str] = []
+    for role in NodeRole:
+        some = [node for node in nodes if node.role is role]
+        if not some:
+            continue
+        made = client.post("join-tokens", body={"role": role.value, "uses": len(some), "ttlSeconds": TOKEN_SECONDS})
+        tokens.append(made["id"])
+        if role is NodeRole.CONTROL_PLANE:
+            work.insert(0, partial(add_members, made["token"], some))
+        else:
+            work += [partial(add, node, made["token"]) for node in some]
+    side_by_side(lambda each: each(), work)
+    for token_id in tokens:
+        client.request("DELETE", at("join-tokens", token_id))
+
+
+def _wait_one(home: Home, lab: Lab, node: LabNode, client: Client) -> None:
+    """Wait until a node is ready: one of the control plane then has its vote in the store."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not client.get("nodes", node.name).get("ready"):
+        Machine(home, lab, node).wait_initialised()
+        if time.monotonic() > deadline:
+            raise TimedOut(f"{node.name} did not become ready within {READY_SECONDS:g} s")
+        time.sleep(0.2)
 
 
 def _port(client: Client) -> int:
@@ -183,6 +209,8 @@ def take_down(name: str, *, say: Say) -> bool:
             problems.append(f"processes would not end: {left}")
     for folder in (home.folder, home.runs):
         unmount_below(folder)
+    for folder in containers_of(home.folder):
+        remove_tree(folder)
     wires.remove_all(name)
     if problems:
         raise KatError(f"lab '{name}' is not quite gone: {'; '.join(problems)}", hint="run 'katcall lab down' again")

@@ -19,8 +19,8 @@ FIRST_NODE: Final = 10
 """Last part of the first machine's address; the host itself is number 1."""
 PREFIX: Final = "kl"
 _NAME: Final = re.compile(r"[a-z][a-z0-9]{0,7}")
-CONTROL_PLANES: Final = (1,)
-"""Numbers of control-plane nodes that this version can make."""
+CONTROL_PLANES: Final = (1, 3, 5)
+"""Numbers of control-plane nodes that make sense: an even one survives no more losses than the one below it."""
 
 
 class LabNode(Model):
@@ -104,7 +104,9 @@ def plan_lab(name: str, *, nodes: int, control_plane: int, taken: Collection[IPv
         raise InvalidInput(f"a lab has 1 to {MOST_NODES} nodes, not {nodes}")
     if control_plane not in CONTROL_PLANES or control_plane > nodes:
         known = ", ".join(map(str, CONTROL_PLANES))
-        raise InvalidInput(f"{control_plane} control-plane nodes are not supported yet by this version: use {known}")
+        raise InvalidInput(
+            f"{control_plane} control-plane nodes do not fit a lab of {nodes}: use {known}, at most as many as nodes"
+        )
     network = free_network(taken)
     made = tuple(
         LabNode(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from cryptography import x509
 
-from kat_platform.errors import Conflict, Denied, InvalidInput, InvalidValue, NotSupportedYet, Unavailable
+from kat_platform.errors import Conflict, Denied, InvalidInput, InvalidValue, Unavailable
 from kat_platform.interfaces.store import Compare, Operation, Put
 from kat_platform.leader.addresses import next_subnet
 from kat_platform.model.base import Model
@@ -25,6 +25,8 @@ from kat_platform.state import keys
 
 MOST_ADDRESSES: Final = 32
 MOST_LABELS: Final = 64
+MOST_MEMBERS: Final = 5
+"""Control-plane nodes: 5 survive the loss of 2, and each further one makes every write slower."""
 _PUBLIC_KEY: Final = re.compile(r"[A-Za-z0-9+/=_-]{16,128}")
 _VERSION: Final = re.compile(r"(\d{1,5})\.(\d{1,5})(?:[.\-+].{0,40})?")
 
@@ -96,10 +98,22 @@ def refuse_role(wanted: NodeRole, granted: NodeRole) -> None:
         )
 
 
-def refuse_later_role(role: NodeRole) -> None:
-    """Raise ``NotSupportedYet`` for what this version cannot admit."""
-    if role is NodeRole.CONTROL_PLANE:
-        raise NotSupportedYet("further control-plane nodes are not supported yet: only workers can join")
+def refuse_member(nodes: Mapping[str, NodeRecord], alive: Collection[str], name: str = "") -> None:
+    """Raise unless the control plane may grow by ``name``: ``Conflict`` when it has all the members it may have,
+    ``Unavailable`` while one is away: with one more then, the next to fail would stop the cluster.
+    """
+    others = [node.name for node in nodes.values() if node.role is NodeRole.CONTROL_PLANE and node.name != name]
+    if len(others) >= MOST_MEMBERS:
+        raise Conflict(
+            f"the control plane has {len(others)} nodes already ({', '.join(sorted(others))}), which is the most",
+            hint="join this machine as a worker, or remove one of them first",
+        )
+    away = sorted(set(others) - set(alive))
+    if away:
+        raise Unavailable(
+            f"the control plane cannot grow while {', '.join(away)} is away: it could then lose its quorum",
+            hint=f"bring it back, or 'katcall node remove {away[0]}' if it is gone for good",
+        )
 
 
 def refuse_skew(server: str, node: str) -> None:

@@ -111,7 +111,9 @@ _WHY_NODE: Final = _object(
     score=_nullable({"type": "number"}),
     verdicts=_array(_VERDICT),
 )
-_NO_MATCH: Final = frozenset({"ReportAnswer", "HeartbeatAnswer", "Renewed", "NewJoinToken", "Prepared", "Joined"})
+_NO_MATCH: Final = frozenset(
+    {"ReportAnswer", "HeartbeatAnswer", "Renewed", "NewJoinToken", "Prepared", "Joined", "Membership", "Vote"}
+)
 """Answers of routes that change no object with an ETag."""
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": {"type": "object"},
@@ -167,6 +169,8 @@ _ANSWERS: Final[dict[str, Any]] = {
         cluster={"type": "object"},
         nodes=_array({"type": "object"}),
     ),
+    "Membership": _object(("members", "caKey"), members=_array({"type": "object"}), caKey=_STRING),
+    "Vote": _object(("voting",), voting={"type": "boolean"}),
     "Renewed": _object(("certificate", "ca"), certificate=_STRING, ca=_STRING),
     "LogLine": _object(
         ("instance", "node"),

@@ -10,6 +10,7 @@ from kat_platform.server.routes import (
     execute,
     join,
     logs,
+    members,
     namespaces,
     node_api,
     nodes,
@@ -34,5 +35,6 @@ ALL: Final[tuple[Route, ...]] = (
     *configuration.ROUTES,
     *tokens.ROUTES,
     *join.ROUTES,
+    *members.ROUTES,
     *node_api.ROUTES,
 )

@@ -87,7 +87,6 @@ def authority_of(api: Api) -> Authority:
 async def create(request: web.Request, api: Api) -> web.StreamResponse:
     """Make a join token and show it, this one time."""
     body = await read_json(request, JoinTokenBody)
-    joining.refuse_later_role(body.role)
     now = api.now()
     found = _records(api, (await api.deps.store.list(keys.JOIN_TOKENS)).entries)
     stale = [Delete(keys.join_token(each.id)) for each in found if each.expires_at <= now]
@@ -131,7 +130,9 @@ async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
     """Tell the holder of a token whether the machine may join, and the configuration to check its host against."""
     body = await read_json(request, PrepareBody)
     await _redeemed(request, api, body, "")
-    _check(body)
+    joining.refuse_skew(kat_platform.__version__, body.version)
+    if body.role is NodeRole.CONTROL_PLANE:
+        joining.refuse_member(api.state.nodes, api.state.alive, body.name)
     configuration = await api.repository.configuration()
     if configuration is None:
         raise Unavailable("the cluster has no configuration yet")
@@ -156,14 +157,16 @@ async def join(request: web.Request, api: Api) -> web.StreamResponse:
     for _ in range(_TRIES):
         key = _key_digest(body.csr)
         found, redeemed = await _redeemed(request, api, body, key)
-        _check(body)
+        joining.refuse_skew(kat_platform.__version__, body.version)
         applicant = body.applicant()
         joining.check_applicant(applicant)
         name = NodeName(own.cluster_id, body.name, body.role)
-        signed = own.sign_csr(
-            body.csr.encode(), name, domain=spec.cluster_domain, addresses=[IPv4Address(a) for a in addresses]
-        )
+        certificates.check_csr(body.csr.encode(), name)  # before anybody learns whether the name is taken
         admission = await _admit(api, applicant, spec, again=redeemed == found.value)
+        own_addresses = [*addresses, *filter(None, [admission.record.overlay_address])]
+        signed = own.sign_csr(
+            body.csr.encode(), name, domain=spec.cluster_domain, addresses=map(IPv4Address, own_addresses)
+        )
         noted = note_certificate(body.name, signed)
         token = [Put(found.key, redeemed.to_json())] if redeemed != found.value else []
         result = await api.repository.try_commit(
@@ -191,11 +194,6 @@ async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str)
     assert found is not None  # redeem() refuses a token without a record
     joining.refuse_role(body.role, token.role)
     return found, redeemed
-
-
-def _check(body: PrepareBody) -> None:
-    joining.refuse_later_role(body.role)
-    joining.refuse_skew(kat_platform.__version__, body.version)
 
 
 def _key_digest(csr: str) -> str:

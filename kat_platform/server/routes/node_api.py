@@ -81,11 +81,12 @@ async def renew(request: web.Request, api: Api) -> web.StreamResponse:
     configuration = api.state.configuration
     domain = configuration.spec.cluster_domain if configuration is not None else api.deps.cluster_domain
     known = api.state.reports.get(name)
+    addresses = ["127.0.0.1", *(known.addresses if known else ()), *filter(None, [record.value.overlay_address])]
     signed = own.sign_csr(
         body.csr.encode(),
         NodeName(own.cluster_id, name, record.value.role),
         domain=domain,
-        addresses=[IPv4Address("127.0.0.1"), *(IPv4Address(a) for a in (known.addresses if known else ()))],
+        addresses=map(IPv4Address, addresses),
     )
     # Written with a comparison: a node that is being removed gets no certificate that nobody would revoke.
     await api.repository.commit([record.unchanged()], [note_certificate(name, signed)], f"node '{name}'")

@@ -300,7 +300,7 @@ def test_tokens_that_join_machines(cluster, katcall):
     assert "3 machines" in listed
     assert words[4] not in katcall("token", "ls", "-o", "json").out
     assert "--user" in katcall("token", "create", "--role", "worker", "--user", "x", code=2).err
-    assert "not supported yet" in katcall("token", "create", "--role", "control-plane", code=1).err
+    assert "as control-plane" in katcall("token", "create", "--role", "control-plane").err
     katcall("token", "rm", token_id)
     assert token_id not in katcall("token", "ls").out
 

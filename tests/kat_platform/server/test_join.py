@@ -249,9 +249,36 @@ async def test_malformed(plane, admin, stranger, wrong):
     assert found["code"] in ("invalid", "invalid-value")
 
 
-async def test_control_plane_comes_later(plane, admin):
-    found = await admin.post("/join-tokens", {"role": "control-plane"}, status=422)
-    assert found["code"] == "not-supported-yet"
+async def test_the_control_plane_does_not_grow_while_one_of_it_is_away(plane, admin, stranger):
+    token = await token_of(admin, role="control-plane")
+    await plane.add_node("n2", CONTROL, "10.100.2.0/23", alive=False)
+    await plane.settled()
+    who = {"token": token, "name": "n3", "role": "control-plane", "version": "1.0.0"}
+    found = await stranger.post("/join/prepare", who, status=503)
+    assert "n2 is away" in found["detail"]
+    await plane.store.put(keys.alive("n2"), b"{}")
+    await plane.settled()
+    await stranger.post("/join/prepare", who)
+
+
+async def test_the_control_plane_has_at_most_five_members(plane, admin, stranger):
+    token = await token_of(admin, role="control-plane")
+    for number in range(2, 6):
+        await plane.add_node(f"n{number}", CONTROL, f"10.100.{2 * number}.0/23")
+    await plane.settled()
+    who = {"token": token, "name": "n9", "role": "control-plane", "version": "1.0.0"}
+    found = await stranger.post("/join/prepare", who, status=409)
+    assert "has 5 nodes already" in found["detail"]
+
+
+async def test_a_certificate_is_good_for_the_overlay_address(plane, admin, stranger):
+    machine = Machine("n2", CONTROL)
+    made = await stranger.post("/join", machine.body(await token_of(admin, role="control-plane")), status=201)
+    certificate = x509.load_pem_x509_certificate(made["certificate"].encode())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    own = IPv4Network(made["node"]["subnet"]).network_address + 1
+    assert own in names.get_values_for_type(x509.IPAddress)
+    assert certificates.API_SERVER_NAME in names.get_values_for_type(x509.DNSName)
 
 
 async def test_many_at_once_get_subnets_of_their_own(plane, admin, stranger):
