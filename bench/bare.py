@@ -30,6 +30,26 @@ class _Socket(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _settings(folder: Path, theirs: Path) -> str:
+    """Write a ``containers.conf``: the node's choice of OCI runtime and cgroups, in folders of its own."""
+    chosen = [line for line in theirs.read_text().splitlines() if line.startswith(("runtime =", "cgroup_manager ="))]
+    engine = [*chosen, 'events_logger = "file"', 'lock_type = "file"', f'tmp_dir = "{folder}/tmp"']
+    path = folder / "containers.conf"
+    path.write_text("\n".join(["[engine]", *engine, ""]))
+    return str(path)
+
+
+def _bounds(pid: int) -> list[dict[str, Any]]:
+    """Give the service's own hard limits: Podman's defaults lie above them, which fails without CAP_SYS_RESOURCE."""
+    names = {"Max processes": "NPROC", "Max open files": "NOFILE"}
+    found = []
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        for title, name in names.items():
+            if line.startswith(title) and (hard := line[len(title) :].split()[1]) != "unlimited":
+                found.append({"type": name, "soft": int(hard), "hard": int(hard)})
+    return found
+
+
 class BarePodman:
     """A Podman service with a storage of its own, in the node's network namespace and with the node's settings."""
 
@@ -39,6 +59,8 @@ class BarePodman:
         self._base = ["podman", "--root", str(self._folder / "root"), "--runroot", str(self._folder / "run")]
         self._environment = {**node.store_environment()}
         self._environment.pop("CONTAINERS_STORAGE_CONF")
+        theirs = Path(self._environment["CONTAINERS_CONF"])
+        self._environment["CONTAINERS_CONF"] = _settings(self._folder, theirs)
         load = [*node.inside(), *self._base, "load", "--quiet"]
         subprocess.run(load, input=images.archive(), env=self._environment, check=True, capture_output=True)
         command = [*node.inside(), *self._base, "system", "service", "--time", "0", f"unix://{self._socket}"]
@@ -47,6 +69,7 @@ class BarePodman:
             if Path(self._socket).exists():
                 break
             time.sleep(0.05)
+        self._limits = _bounds(self._service.pid)
 
     def up(self, count: int) -> float:
         """Create, initialise and start ``count`` containers; gives the seconds until the last one runs."""
@@ -58,6 +81,7 @@ class BarePodman:
     def _one(self, number: int) -> None:
         api = _Socket(self._socket)
         spec: dict[str, Any] = {"image": images.WEB, "name": f"bare-{number}", "netns": {"nsmode": "none"}}
+        spec["r_limits"] = self._limits
         self._ask(api, "POST", "/v4.0.0/libpod/containers/create", spec)
         self._ask(api, "POST", f"/v4.0.0/libpod/containers/bare-{number}/init")
         self._ask(api, "POST", f"/v4.0.0/libpod/containers/bare-{number}/start")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,11 +25,15 @@ from kat_platform.state.cache import StateCache
 from kat_platform.state.events import EventRecorder
 from kat_platform.testing.conformance.store import free_port
 from kat_platform.testing.world import make_workload
+from tests.cluster.site import python_path
 
 NODES, INSTANCES, WORKLOADS = 5000, 10_000, 100
 
 
 def _driver(capability: Capability, name: str, folder: Path) -> object:
+    site = folder.parent / "site"
+    if str(site) not in sys.path:  # a bare checkout announces its plugins like an installation
+        sys.path += python_path(site).split(os.pathsep)
     examined = examine(capability, name, {}, Catalog.read())
     assert examined.usable is not None, examined.faults
     folder.mkdir()
@@ -85,7 +91,9 @@ async def _once(folder: Path) -> float:
         await asyncio.sleep(1)
         began = time.perf_counter()
         await _queue(store)
-        while len(cache.state.instances) < INSTANCES or any(i.node is None for i in cache.state.instances.values()):
+        while len(cache.state.instances) < INSTANCES or any(  # noqa: ASYNC110 - a look every 20 ms costs nothing here
+            i.node is None for i in cache.state.instances.values()
+        ):
             await asyncio.sleep(0.02)
         seconds = time.perf_counter() - began
         page = await store.list(keys.INSTANCES)
