@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# make bench: installs what the measurements need and runs each of bench/*.py; `bench.sh NAME...` runs some of them.
+# make bench: installs what the measurements need, measures, prints the table. `scripts/bench.sh --only NAME --runs N`
+# measures less. Docker Swarm is measured beside KAT where Docker's daemon is installed (Debian: docker.io).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/say.sh
@@ -8,8 +9,4 @@ scripts/host.sh test
 scripts/install.sh .venv-test default,testing,lint
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 unset PYTHONPATH
-[ $# -gt 0 ] || set -- bench/*.py
-for measure in "$@"; do
-    say "$measure"
-    .venv-test/bin/python "$measure"
-done
+.venv-test/bin/python -m bench "$@"
