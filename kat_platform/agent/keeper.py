@@ -81,6 +81,7 @@ class Keeper:
         self._dirty = asyncio.Event()
         self._published: tuple[ServiceTable | None, DnsView | None, tuple[Peer, ...] | None] = (None, None, None)
         self._serial = 0
+        self._away: frozenset[str] = frozenset()
         self._shop = Workshop(
             runtime=runtime,
             network=network,
@@ -173,6 +174,11 @@ class Keeper:
                 if key not in view.assignments:
                     worker.assign(None)
                     self._launch(worker)
+        self._dirty.set()
+
+    def set_away(self, nodes: frozenset[str]) -> None:
+        """Take the names of nodes that do not answer: nothing is sent to their instances until they do."""
+        self._away = nodes
         self._dirty.set()
 
     def start_workers(self) -> None:
@@ -273,10 +279,10 @@ class Keeper:
         local = self.statuses()
         for phase in Phase:
             self._metrics.gauge("kat_agent_instances", sum(s.phase is phase for s in local.values()), phase.value)
-        table = tables.service_table(self._view, local, self._settings.node_addresses)
+        table = tables.service_table(self._view, local, self._settings.node_addresses, self._away)
         peers = tables.peers(self._view)
         old_table, old_names, old_peers = self._published
-        names = tables.dns_view(self._view, local, self._serial)
+        names = tables.dns_view(self._view, local, self._serial, self._away)
         if names is not None and names != old_names:
             self._serial += 1
             await self._dns.publish(replace(names, serial=self._serial))

@@ -18,6 +18,8 @@ from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
 from kat_platform.agent.link import ApiLink, forever
 from kat_platform.agent.local import LocalNode, Places
+from kat_platform.agent.plugin_facts import PluginFacts
+from kat_platform.agent.reach import Reach
 from kat_platform.agent.report import Reporter
 from kat_platform.agent.tables import NodeView, fold
 from kat_platform.errors import HostNotReady, KatError
@@ -34,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 LOOK_AROUND: Final = 5
 """The host's facts and the drivers' health are looked at every so many ticks."""
+
+ADOPT_SECONDS: Final = 5.0
+"""For how long a starting agent keeps silent until it has found again what runs; beyond that something is broken."""
 
 SAVE_DELAY: Final = 1.0
 """Seconds for which changes of the view gather before it is written down for a time without the control plane."""
@@ -57,7 +62,7 @@ class NodeAgent:
         self._metrics = metrics or Metrics()
         self._node, self._places, self._drivers, self._link = node, places, drivers, link
         self._endpoint_tls = endpoint_tls
-        self._plugin_facts, self._on_configuration = plugin_facts, on_configuration
+        self._on_configuration = on_configuration
         self._spec = node.configuration.spec
         self._journal = Journal(places.journal)
         self.reporter = Reporter(node.node_name, link)
@@ -70,6 +75,9 @@ class NodeAgent:
         self._sent_report: NodeReport | None = None
         self._public_key = ""
         self._look_now = asyncio.Event()
+        self._plugin_facts = PluginFacts(plugin_facts, self._look_now.set)
+        self._reach: Reach | None = None
+        self._unheard = True
         self.detached = True
 
     async def overlay_up(self) -> IPv4Address:
@@ -86,6 +94,7 @@ class NodeAgent:
             group.create_task(forever("view stream", self._follow_view), name="view")
             group.create_task(self.reporter.run(), name="reports")
             group.create_task(self._tick(), name="tick")
+            group.create_task(self._plugin_facts.run(), name="plugin facts")
             group.create_task(self._save_views(), name="view journal")
             group.create_task(self._keep_instances(), name="instances")
 
@@ -189,6 +198,8 @@ class NodeAgent:
         await _until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
         try:
             async with asyncio.TaskGroup() as group:
+                self._reach = Reach(self._other_nodes, spec.agent_port, keeper.set_away)
+                group.create_task(self._reach.run(), name="reach")
                 group.create_task(keeper.run(), name="keeper")
                 keeper.start_workers()
                 self._keeper = keeper
@@ -207,14 +218,17 @@ class NodeAgent:
     # --- the node itself ------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        count = 0
+        count, began = 0, asyncio.get_running_loop().time()
         while True:
             try:
                 if count % LOOK_AROUND == 0 or self._sent_report is None:
                     await self._look_around()
-                await self._link.heartbeat(self._spec.node_loss_timeout_seconds)
+                await self._give_sign_of_life(asyncio.get_running_loop().time() - began)
             except KatError as error:
                 log.info("no heartbeat", error=str(error))
+                self._unheard = True
+                if self._reach is not None:
+                    self._reach.doubt()
             count += 1
             try:
                 async with asyncio.timeout(self._spec.agent_tick_seconds):
@@ -224,9 +238,25 @@ class NodeAgent:
             except TimeoutError:
                 pass  # the ordinary tick
 
+    async def _give_sign_of_life(self, running: float) -> None:
+        """Send a heartbeat; after a silence only once the control plane knows what has become of the instances."""
+        if self._unheard:
+            if self._keeper is not None:
+                self.reporter.everything_again(self._keeper.statuses())
+                await self.reporter.flush()
+            elif running < ADOPT_SECONDS:
+                return
+        await self._link.heartbeat(self._spec.node_loss_timeout_seconds)
+        self._unheard = False
+        if self._reach is not None:
+            self._reach.trust()
+
+    def _other_nodes(self) -> dict[str, IPv4Address]:
+        nodes = self._view.nodes.values()
+        return {n.name: n.subnet.network_address + 1 for n in nodes if n.subnet and n.name != self._node.node_name}
+
     async def _look_around(self) -> None:
         versions, conditions = await self._drivers_health()
-        plugin = await self._plugin_facts()
         ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
         report = facts.node_report(
             data_path=self._places.data,
@@ -234,7 +264,7 @@ class NodeAgent:
             public_key=self._public_key,
             listen_port=self._spec.wireguard_port,
             versions=versions,
-            facts=plugin.labels,
+            plugins=await self._plugin_facts.current(),
             extra=conditions,
             images=self._keeper.images() if self._keeper is not None else (),
         )

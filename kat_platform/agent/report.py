@@ -35,6 +35,7 @@ class Reporter:
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._dropped = 0
         self._wake = asyncio.Event()
+        self._sending = asyncio.Lock()
         self.statuses: dict[str, InstanceStatus] = {}
         """The newest status of every instance here, acknowledged or not."""
 
@@ -80,6 +81,10 @@ class Reporter:
         self._statuses.update(statuses)
         self._wake.set()
 
+    async def flush(self) -> None:
+        """Send now what has not been acknowledged; raises what kept it from being taken."""
+        await self._send()
+
     async def run(self) -> None:
         """Send until cancelled; what could not be sent is kept and tried again."""
         pause = 0.2
@@ -97,6 +102,10 @@ class Reporter:
                 pause = min(5.0, pause * 2)
 
     async def _send(self) -> None:
+        async with self._sending:
+            await self._send_now()
+
+    async def _send_now(self) -> None:
         statuses, self._statuses = self._statuses, {}
         report, self._report = self._report, None
         events = list(self._events)

@@ -7,7 +7,7 @@ once, and a node that is cut off still balances rightly over what it runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -37,9 +37,16 @@ class NodeView:
         return None if own is None else own.subnet
 
 
-def endpoints(view: NodeView, service: ServiceItem, local: Mapping[str, InstanceStatus]) -> tuple[EndpointItem, ...]:
-    """Give a service's instances as this node should see them now; ``local`` has its own by ``NAMESPACE/ID``."""
-    found = {item.id: item for item in service.endpoints}
+def endpoints(
+    view: NodeView, service: ServiceItem, local: Mapping[str, InstanceStatus], away: Set[str] = frozenset()
+) -> tuple[EndpointItem, ...]:
+    """Give a service's instances as this node should see them now; ``local`` has its own by ``NAMESPACE/ID``.
+
+    Those on nodes that are ``away`` (they do not answer) count as not ready.
+    """
+    found = {
+        item.id: item.model_copy(update={"ready": False}) if item.node in away else item for item in service.endpoints
+    }
     for key, assignment in view.assignments.items():
         record = assignment.record
         if (record.namespace, record.workload) != (service.namespace, service.workload):
@@ -61,14 +68,17 @@ def endpoints(view: NodeView, service: ServiceItem, local: Mapping[str, Instance
 
 
 def service_table(
-    view: NodeView, local: Mapping[str, InstanceStatus], node_addresses: tuple[IPv4Address, ...]
+    view: NodeView,
+    local: Mapping[str, InstanceStatus],
+    node_addresses: tuple[IPv4Address, ...],
+    away: Set[str] = frozenset(),
 ) -> ServiceTable:
     """Give the virtual IPs with the instances that may get connections now."""
     ports: list[ServicePort] = []
     for key, service in sorted(view.services.items()):
         if service.virtual_ip is None or service.spec is None:
             continue
-        known = endpoints(view, service, local)
+        known = endpoints(view, service, local, away)
         for port in service.spec.ports:
             ready = tuple(Backend(e.address, port.container_port, e.node == view.node) for e in known if e.ready)
             leaving = tuple(
@@ -91,7 +101,9 @@ def service_table(
     return ServiceTable(tuple(ports), (), node_addresses)
 
 
-def dns_view(view: NodeView, local: Mapping[str, InstanceStatus], serial: int) -> DnsView | None:
+def dns_view(
+    view: NodeView, local: Mapping[str, InstanceStatus], serial: int, away: Set[str] = frozenset()
+) -> DnsView | None:
     """Give the zone's content, or ``None`` while the configuration is not known."""
     if view.cluster is None:
         return None
@@ -102,7 +114,7 @@ def dns_view(view: NodeView, local: Mapping[str, InstanceStatus], serial: int) -
             namespace=service.namespace,
             virtual_ip=service.virtual_ip,
             ports=_dns_ports(service),
-            instances=tuple(DnsInstance(e.id, e.address, e.ready) for e in endpoints(view, service, local)),
+            instances=tuple(DnsInstance(e.id, e.address, e.ready) for e in endpoints(view, service, local, away)),
         )
         for _, service in sorted(view.services.items())
     )

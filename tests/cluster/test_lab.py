@@ -20,6 +20,7 @@ import pytest
 
 from kat_platform.cli import context as contexts
 from kat_platform.cli.client import Client
+from kat_platform.lab.machine import unmount_below
 from kat_platform.quadlet.archive import pack_files
 
 from . import host, images, site
@@ -174,7 +175,7 @@ def make_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], 
         each.lab("down", check=False)
         left += each.left()
     host.run(*podman, "rmi", "--all", "--force")
-    host.run("umount", str(store / "overlay"), check=False)
+    unmount_below(folder)
     shutil.rmtree(folder, ignore_errors=True)
     assert not left, left
 
@@ -262,6 +263,12 @@ def test_a_worker_that_is_cut_off_serves_on_and_survives_its_own_restarts(lab: R
     wait_for(lambda: "n3" not in lab.ready_nodes(), "the others miss it", 20)
     for name, address in kept.items():
         assert lab.ask("n3", f"http://{address}:8080/cgi-bin/who").split()[0] == name
+    virtual = lab.client.get("namespaces", "default", "workloads", "web")["virtualIp"]
+
+    def only_own() -> bool:
+        return {lab.ask("n3", f"http://{virtual}/cgi-bin/who").split()[0] for _ in range(6)} <= kept.keys()
+
+    wait_for(only_own, "requests go to nobody who is out of reach", 15)
     lab.lab("kill", "--only", "agent", "n3")
     assert lab.served("n3") == before, "containers outlive their agent"
     lab.lab("start", "n3")

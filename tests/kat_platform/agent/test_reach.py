@@ -1,0 +1,109 @@
+"""What a node that is cut off counts on: whoever answers, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from ipaddress import IPv4Address
+
+import pytest
+
+from kat_platform.agent.reach import Reach, dial
+from kat_platform.agent.tables import NodeView, dns_view, service_table
+from kat_platform.model.cluster import ClusterConfiguration
+from kat_platform.model.load_balancer import BalancedPort, VirtualLoadBalancerSpec
+from kat_platform.model.meta import Metadata
+from kat_platform.model.view import ClusterItem, EndpointItem, ServiceItem
+
+NODES = {"n2": IPv4Address("10.0.0.2"), "n3": IPv4Address("10.0.0.3")}
+
+
+class Scene:
+    """Two other nodes of which some answer, and what was told of it."""
+
+    def __init__(self):
+        self.dead = set()
+        self.knocks = 0
+        self.told = []
+        self.reach = Reach(lambda: NODES, 9116, self.told.append, knock=self.knock, pause=0.01)
+
+    async def knock(self, address, port):
+        assert port == 9116
+        self.knocks += 1
+        await asyncio.sleep(0)
+        return address not in self.dead
+
+    async def until(self, told):
+        async with asyncio.timeout(5):
+            while not self.told or self.told[-1] != told:  # noqa: ASYNC110 - what is told is all there is to see
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def scene():
+    scene = Scene()
+    task = asyncio.create_task(scene.reach.run())
+    yield scene
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_nobody_is_asked_while_the_control_plane_answers(scene):
+    scene.dead = set(NODES.values())
+    await asyncio.sleep(0.05)
+    scene.reach.trust()
+    assert (scene.knocks, scene.told) == (0, [])
+
+
+async def test_who_does_not_answer_is_left_out_until_it_does(scene):
+    scene.dead = {NODES["n3"]}
+    scene.reach.doubt()
+    await scene.until(frozenset({"n3"}))
+    scene.dead = set(NODES.values())
+    await scene.until(frozenset({"n2", "n3"}))
+    scene.dead = set()
+    await scene.until(frozenset())
+    assert len(scene.told) == 3, "only changes are told"
+
+
+async def test_the_control_planes_word_goes_first_again(scene):
+    scene.dead = set(NODES.values())
+    scene.reach.doubt()
+    await scene.until(frozenset(NODES))
+    scene.reach.trust()
+    assert scene.told[-1] == frozenset()
+    await asyncio.sleep(0.05)
+    assert scene.told[-1] == frozenset()
+
+
+async def test_a_refusal_is_an_answer():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    assert await dial(IPv4Address("127.0.0.1"), port)
+    server.close()
+    await server.wait_closed()
+    assert await dial(IPv4Address("127.0.0.1"), port)
+
+
+def test_instances_on_nodes_out_of_reach_get_no_traffic_but_keep_their_names():
+    spec = VirtualLoadBalancerSpec(ports=(BalancedPort(name="http", port=80, container_port=8080),))
+    ends = tuple(
+        EndpointItem(id=f"web-{node}", node=node, address=IPv4Address(f"10.100.{i}.2"), ready=True)
+        for i, node in enumerate(("n1", "n2", "n3"))
+    )
+    service = ServiceItem(
+        namespace="default", workload="web", virtual_ip=IPv4Address("10.101.0.1"), spec=spec, endpoints=ends
+    )
+    cluster = ClusterItem(configuration=ClusterConfiguration(metadata=Metadata(name="c")))
+    view = NodeView("n1", cluster, {}, {"default/web": service})
+    table = service_table(view, {}, (), frozenset({"n2", "n3"}))
+    assert [str(backend.address) for backend in table.ports[0].backends] == ["10.100.0.2"]
+    assert len(service_table(view, {}, ()).ports[0].backends) == 3
+    names = dns_view(view, {}, 1, frozenset({"n3"}))
+    assert names is not None
+    assert [(each.name, each.ready) for each in names.workloads[0].instances] == [
+        ("web-n1", True),
+        ("web-n2", True),
+        ("web-n3", False),
+    ]
