@@ -69,7 +69,7 @@ def places(state: ClusterState, target: Revision, given_up: frozenset[str]) -> d
             continue
         if node.draining and node.drain_daemons:
             continue
-        if node.cordoned or untolerated(node, tolerations, TaintEffect.NO_SCHEDULE) is not None:
+        if node.cordoned or node.draining or untolerated(node, tolerations, TaintEffect.NO_SCHEDULE) is not None:
             found[name] = Place.FROZEN
         else:
             found[name] = Place.OPEN if node_ready(state, name)[0] else Place.CLOSED

@@ -86,7 +86,7 @@ def schedulable(state: ClusterState, record: NodeRecord) -> SchedulableNode:
         max_instances=report.allocatable.instances if report else 0,
         ready=ready,
         not_ready_reason=why,
-        cordoned=record.cordoned,
+        cordoned=record.cordoned or record.draining,
         labels=labels_of(record, report),
         taints=tuple(Taint(t.key, t.value, TaintEffect(t.effect)) for t in record.taints),
         images=frozenset(report.images) if report else frozenset(),
