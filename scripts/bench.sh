@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/say.sh
 
-scripts/host.sh test
+scripts/host.sh bench
 scripts/install.sh .venv-test default,testing,lint
 export PATH="$PWD/.venv-test/bin:$PATH:/usr/sbin:/sbin"
 unset PYTHONPATH

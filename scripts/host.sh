@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the host lacks: host.sh run|test|lint. Says what and why first; does nothing when nothing is missing.
+# Installs what the host lacks: host.sh run|test|bench|lint. Says what and why first; does nothing when nothing is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/say.sh
@@ -27,7 +27,10 @@ openssl|openssl|certificates by somebody else'
 
 needs=$python_needs
 [ "$purpose" = lint ] || needs+=$'\n'$run_needs
-[ "$purpose" = test ] && needs+=$'\n'$test_needs
+{ [ "$purpose" = test ] || [ "$purpose" = bench ]; } && needs+=$'\n'$test_needs
+bench_needs='dnsperf|dnsperf|the name server is asked by it
+unbound|unbound|the name server is measured beside it'
+[ "$purpose" = bench ] && needs+=$'\n'$bench_needs
 if [ "$purpose" != lint ]; then
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         needs+=$'\ncrun|crun|starts containers (cgroup v2)'
