@@ -63,13 +63,13 @@ class JoinToken:
         """Read a token; raises ``InvalidValue`` when it is no token or was cut or mistyped. Never repeats the text."""
         word = text.strip()
         size = 1 + _ID_BYTES + hashlib.sha256().digest_size + _SECRET_BYTES
+        if not word.startswith(JOIN_PREFIX):
+            raise InvalidValue(f"this is not a join token: it starts with {JOIN_PREFIX}")
         try:
-            if not word.startswith(JOIN_PREFIX):
-                raise ValueError("prefix")
             code = word.removeprefix(JOIN_PREFIX)
             raw = base64.b32decode(code.upper() + "=" * (-len(code) % 8))
-        except (ValueError, binascii.Error) as error:
-            raise InvalidValue(f"this is not a join token: it starts with {JOIN_PREFIX}") from error
+        except (ValueError, binascii.Error):
+            raw = b""
         body, check = raw[:size], raw[size:]
         if len(body) != size or check != _checksum(body) or body[0] >= len(_ROLES):
             raise InvalidValue("the join token is damaged: copy the whole line that 'katcall token create' printed")

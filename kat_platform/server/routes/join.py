@@ -129,7 +129,7 @@ async def authority(_: web.Request, api: Api) -> web.StreamResponse:
 async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
     """Tell the holder of a token whether the machine may join, and the configuration to check its host against."""
     body = await read_json(request, PrepareBody)
-    await _redeemed(request, api, body, "")
+    await _redeemed(request, api, body, None)
     joining.refuse_skew(kat_platform.__version__, body.version)
     if body.role is NodeRole.CONTROL_PLANE:
         joining.refuse_member(api.state.nodes, api.state.alive, body.name)
@@ -179,8 +179,13 @@ async def join(request: web.Request, api: Api) -> web.StreamResponse:
     raise Conflict("too many machines join at the same moment", hint="try again")
 
 
-async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str) -> tuple[Any, JoinTokenRecord]:
-    """Check the token; gives its record as found, and as it is after this use."""
+async def _redeemed(
+    request: web.Request, api: Api, body: PrepareBody, key: str | None
+) -> tuple[Any, JoinTokenRecord]:
+    """Check the token; gives its record as found, and as it is after this use.
+
+    Without ``key`` (it is not known yet) a node that has used the token may ask again: it has to prove its key later.
+    """
     request[STRANGER] = f"join token ? for node {body.name[:63]}"
     try:
         token = JoinToken.decode(body.token)
@@ -190,6 +195,8 @@ async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str)
     found = await api.repository.read(keys.join_token(token.id), JoinTokenRecord)
     record = None if found is None else found.value
     fingerprint = authority_of(api).fingerprint
+    if key is None:
+        key = "" if record is None else record.used_by.get(body.name, "")
     redeemed = redeem(record, token, fingerprint=fingerprint, now=api.now(), node=body.name, key=key)
     assert found is not None  # redeem() refuses a token without a record
     joining.refuse_role(body.role, token.role)
