@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,21 @@ class RealLab:
         """Ask a web server from a node itself."""
         return self.lab("exec", node, "--", sys.executable, "-c", _ASK, url, timeout=20).strip()
 
+    @contextmanager
+    def sniffing(self) -> Iterator[Callable[[], list[bytes]]]:
+        """Listen on the switch between the nodes; gives the way to what was heard, once it has ended."""
+        hub = ("nsenter", f"--net=/run/netns/kl-{self.name}-hub", "--")
+        child = subprocess.Popen((*hub, sys.executable, "-u", "-c", _SNIFF), stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        frames: list[bytes] = []
+        try:
+            yield lambda: frames
+            time.sleep(0.3)
+        finally:
+            child.terminate()
+            frames += [bytes.fromhex(line.decode()) for line in child.communicate()[0].split()]
+
     def served(self, node: str) -> dict[int, int]:
         """Give the web servers that run on a node, with their start times, from the kernel."""
         space = os.stat(f"/run/netns/kl-{self.name}-{node[1:]}").st_ino
@@ -134,6 +150,15 @@ class RealLab:
         return {pid: host.start_time(pid) for pid, line in lines.items() if line.endswith("/bin/serve")}
 
 
+_SNIFF = """
+import signal, socket, sys
+taps = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+print("ready")
+while True:
+    print(taps.recv(65535).hex())
+"""
+_SAY = "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), (sys.argv[1], 9))"
 _ASK = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode())"
 
 
@@ -227,6 +252,24 @@ def test_containers_reach_each_other_by_address_virtual_ip_and_name(lab: RealLab
         for name in (virtual, "web", "web.default.kat.cluster.local"):
             said = lab.katcall("exec", f"web/{one['name']}", "--", "wget", "-qO-", f"http://{name}/{path}")
             assert said.split()[0] in found
+
+
+def test_what_goes_from_node_to_node_cannot_be_read_on_the_way(lab: RealLab) -> None:
+    lab.spread_over("n2")
+    other = next(item for item in lab.instances() if item["node"] == "n2")
+    address, secret = other["status"]["address"], other["name"].encode()
+    with lab.sniffing() as heard:
+        for _ in range(3):
+            assert secret.decode() in lab.ask("n3", f"http://{address}:8080/cgi-bin/who")
+        underlay = lab.client.get("nodes", "n3")["report"]["addresses"][0]
+        words = (sys.executable, "-c", _SAY, underlay, "in the clear: " + secret.decode())
+        lab.lab("exec", "n2", "--", *words)
+    frames = heard()
+    tunnel = [frame for frame in frames if b"\xca\x6c" in frame[34:38]]  # UDP port 51820
+    assert len(tunnel) > 10, "the traffic went through the switch"
+    told = [frame for frame in frames if secret in frame]
+    assert told, "what is not encrypted would have been seen"
+    assert all(b"in the clear: " in frame for frame in told)
 
 
 def test_a_killed_node_is_replaced_and_its_return_ends_what_is_twice(lab: RealLab) -> None:
