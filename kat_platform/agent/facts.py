@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
+from kat_platform.hooks.types import NodeFacts
 from kat_platform.model.node import Capacity, Condition, NodeReport
 
 MAX_INSTANCES: Final = 250
@@ -121,7 +122,7 @@ def node_report(
     public_key: str,
     listen_port: int,
     versions: Mapping[str, str],
-    facts: Mapping[str, str],
+    plugins: NodeFacts,
     extra: tuple[Condition, ...],
     images: tuple[str, ...],
 ) -> NodeReport:
@@ -138,7 +139,8 @@ def node_report(
         public_key=public_key,
         listen_port=listen_port,
         versions={"kernel": platform.release(), "os": os_name(), "python": platform.python_version(), **versions},
-        facts={**host, **facts},
+        facts={**plugins.labels, **host},  # what KAT says of the host wins
+        plugin_facts=dict(plugins.facts),
         conditions=(*_pressures(data_path, available), *extra),
         images=images,
         boot_id=boot_id(),

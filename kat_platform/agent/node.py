@@ -18,6 +18,7 @@ from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
 from kat_platform.agent.link import ApiLink, forever
 from kat_platform.agent.local import LocalNode, Places
+from kat_platform.agent.plugin_facts import PluginFacts
 from kat_platform.agent.reach import Reach
 from kat_platform.agent.report import Reporter
 from kat_platform.agent.tables import NodeView, fold
@@ -61,7 +62,7 @@ class NodeAgent:
         self._metrics = metrics or Metrics()
         self._node, self._places, self._drivers, self._link = node, places, drivers, link
         self._endpoint_tls = endpoint_tls
-        self._plugin_facts, self._on_configuration = plugin_facts, on_configuration
+        self._on_configuration = on_configuration
         self._spec = node.configuration.spec
         self._journal = Journal(places.journal)
         self.reporter = Reporter(node.node_name, link)
@@ -74,6 +75,7 @@ class NodeAgent:
         self._sent_report: NodeReport | None = None
         self._public_key = ""
         self._look_now = asyncio.Event()
+        self._plugin_facts = PluginFacts(plugin_facts, self._look_now.set)
         self._reach: Reach | None = None
         self._unheard = True
         self.detached = True
@@ -92,6 +94,7 @@ class NodeAgent:
             group.create_task(forever("view stream", self._follow_view), name="view")
             group.create_task(self.reporter.run(), name="reports")
             group.create_task(self._tick(), name="tick")
+            group.create_task(self._plugin_facts.run(), name="plugin facts")
             group.create_task(self._save_views(), name="view journal")
             group.create_task(self._keep_instances(), name="instances")
 
@@ -254,7 +257,6 @@ class NodeAgent:
 
     async def _look_around(self) -> None:
         versions, conditions = await self._drivers_health()
-        plugin = await self._plugin_facts()
         ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
         report = facts.node_report(
             data_path=self._places.data,
@@ -262,7 +264,7 @@ class NodeAgent:
             public_key=self._public_key,
             listen_port=self._spec.wireguard_port,
             versions=versions,
-            facts=plugin.labels,
+            plugins=await self._plugin_facts.current(),
             extra=conditions,
             images=self._keeper.images() if self._keeper is not None else (),
         )

@@ -72,6 +72,23 @@ def load(name: str | None = None) -> Context:
     return contexts[wanted]
 
 
+def plugin_config() -> dict[str, dict[str, Any]]:
+    """Give the settings of the plugins that bring commands to ``katcall`` on this machine: ``pluginConfig`` there.
+
+    The cluster's own ``pluginConfig`` is for its agents; it may be another machine's, and out of reach.
+    """
+    where = path()
+    try:
+        found = json.loads(where.read_text()).get("pluginConfig", {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidInput(f"{where} cannot be read: {error}", hint="mend it or move it away") from None
+    if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
+        raise InvalidInput(f"pluginConfig in {where} must give settings by plugin", hint='{"NAME": {"enabled": false}}')
+    return found
+
+
 def add_context(name: str, *, server: str, ca: str, certificate: str, key: str) -> Path:
     """Add an administrator's context (PEM texts) and make it the current one; gives the file."""
     return save(Context(name, (server,), ca, certificate, key), current=True)
@@ -114,7 +131,7 @@ def _write(current: str | None, contexts: dict[str, Context]) -> Path:
     where = path()
     where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = {name: {key: value for key, value in asdict(c).items() if key != "name"} for name, c in contexts.items()}
-    data = {"current": current, "contexts": kept}
+    data = {**_others(where), "current": current, "contexts": kept}
     draft = where.with_name(f".{where.name}.{secrets.token_hex(4)}")
     # It holds private keys: readable by its owner only, from the first byte.
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)
@@ -126,3 +143,12 @@ def _write(current: str | None, contexts: dict[str, Context]) -> Path:
         draft.unlink(missing_ok=True)
         raise
     return where
+
+
+def _others(where: Path) -> dict[str, Any]:
+    """What else is in the file stays in it."""
+    try:
+        found = json.loads(where.read_text())
+    except (OSError, ValueError):
+        return {}  # none yet: what cannot be read was refused before anything is written
+    return found if isinstance(found, dict) else {}

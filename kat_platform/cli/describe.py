@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,6 +128,8 @@ def show_node(session: Session, item: Mapping[str, Any]) -> None:
             "Versions": _pairs(report.get("versions", {})),
         }
     )
+    for plugin, facts in sorted(report.get("pluginFacts", {}).items()):
+        click.echo(render.clean(f"Plugin {plugin}:  {json.dumps(facts, sort_keys=True, ensure_ascii=False)}"))
     for condition in report.get("conditions", ()):
         word = "yes" if condition["status"] else "no"
         click.echo(render.clean(f"Condition:  {condition['type']}: {word} {condition.get('message', '')}"))

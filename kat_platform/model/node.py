@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import IPv4Network
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from kat_platform.model.base import Model
 
@@ -96,6 +96,8 @@ class NodeReport(Model):
     """Versions by part: ``agent``, ``kernel``, ``os`` and each driver by its capability."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Labels contributed by the host and by plugins; merged under the operator's own labels."""
+    plugin_facts: dict[str, JsonValue] = Field(default_factory=dict)
+    """What each hook plugin tells people of the node, by its name."""
     conditions: tuple[Condition, ...] = ()
     images: tuple[str, ...] = ()
     boot_id: str = ""

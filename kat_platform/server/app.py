@@ -13,7 +13,7 @@ import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from kat_platform.errors import HostNotReady
+from kat_platform.errors import HostNotReady, KatError, PluginError
 from kat_platform.hooks.types import ApiRoute
 from kat_platform.interfaces.auth import Verb
 from kat_platform.registry.announce import Contributed
@@ -187,7 +187,7 @@ def plugin_routes(given: tuple[Contributed[ApiRoute], ...]) -> tuple[Route, ...]
         made[each.value.method, path] = Route(
             method=each.value.method,
             path=path,
-            handler=_adapt(each.value),
+            handler=_adapt(each.plugin, each.value),
             summary=each.value.summary or f"Of plugin {each.plugin}.",
             resource=f"plugins/{each.plugin}",
             verb=Verb(each.value.verb),
@@ -195,13 +195,19 @@ def plugin_routes(given: tuple[Contributed[ApiRoute], ...]) -> tuple[Route, ...]
     return tuple(made.values())
 
 
-def _adapt(route: ApiRoute) -> Callable[[web.Request, Api], Any]:
+def _adapt(plugin: str, route: ApiRoute) -> Callable[[web.Request, Api], Any]:
     async def handler(request: web.Request, api: Api) -> web.StreamResponse:
         with warnings.catch_warnings():
             # The contract of hooks promises this name; aiohttp prefers a typed key.
             warnings.simplefilter("ignore", web.NotAppKeyWarning)
             request["identity"] = api.caller(request)
-        return await route.handler(request)
+        try:
+            return await route.handler(request)
+        except (KatError, web.HTTPException):
+            raise
+        except Exception as error:  # a stranger's handler may raise anything; the caller learns whose fault it is
+            log.exception("plugin-route-failed", plugin=plugin, path=request.path)
+            raise PluginError(f"plugin '{plugin}' failed on this request: that is a bug in the plugin") from error
 
     return handler
 
