@@ -13,12 +13,15 @@ from kat_platform.errors import Compacted, Conflict, KatError, NotFound
 from kat_platform.interfaces.store import ChangeType, Leadership
 from kat_store_etcd.client import EtcdClient
 from kat_store_etcd.leases import KeptLease, grant, now
+from kat_store_etcd.raft import LeaderWatch
 from kat_store_etcd.translate import span
 from kat_store_etcd.watch import watch
 
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.2
+REQUEST_SECONDS = 1.0
+"""A request on its way to an etcd leader that has just died is lost, and etcd itself would wait 7 s for its end."""
 
 
 class Elections:
@@ -26,26 +29,32 @@ class Elections:
 
     def __init__(self, client: EtcdClient) -> None:
         self._client = client
+        self._etcd = LeaderWatch(client)
         self._held: dict[tuple[str, int], tuple[KeptLease, asyncio.Task[None]]] = {}
 
     async def campaign(self, election: str, candidate: str, ttl: int) -> Leadership:
         """Wait until this candidate leads, through restarts of etcd and losses of the lease."""
-        while True:
-            try:
-                leadership = await self._stand(election, candidate, ttl)
-            except KatError as error:
-                if not error.retryable or self._client.closed:
-                    raise
-                log.debug("campaign-retry", election=election, error=str(error))
-                leadership = None
-                await asyncio.sleep(RETRY_SECONDS)
-            if leadership is not None:
-                return leadership
+        watching = asyncio.create_task(self._etcd.run(), name="etcd's leader")
+        try:
+            while True:
+                try:
+                    leadership = await self._stand(election, candidate, ttl)
+                except KatError as error:
+                    if not error.retryable or self._client.closed:
+                        raise
+                    log.debug("campaign-retry", election=election, error=str(error))
+                    leadership = None
+                    await asyncio.sleep(RETRY_SECONDS)
+                if leadership is not None:
+                    return leadership
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
     async def _stand(self, election: str, candidate: str, ttl: int) -> Leadership | None:
         """Stand in line with one lease; ``None`` when it was lost meanwhile."""
         asked = now()
-        lease = KeptLease(self._client, await grant(self._client, ttl), asked)
+        lease = KeptLease(self._client, await grant(self._client, ttl, REQUEST_SECONDS), asked)
         key = f"{election}/{lease.id:016x}"
         won = False
         try:
@@ -72,14 +81,14 @@ class Elections:
         put = rpc.RequestOp(request_put=rpc.PutRequest(key=key.encode(), value=candidate.encode(), lease=lease))
         get = rpc.RequestOp(request_range=rpc.RangeRequest(key=key.encode()))
         request = rpc.TxnRequest(compare=[absent], success=[put], failure=[get])
-        response = await self._client.read(f"stand as {candidate}", "kvstub", "Txn", request)
+        response = await self._client.read(f"stand as {candidate}", "kvstub", "Txn", request, REQUEST_SECONDS)
         if response.succeeded:
             return int(response.header.revision)
         return int(response.responses[0].response_range.kvs[0].create_revision)
 
     async def _until_first(self, election: str, key: str, created: int, candidate: str, lease: KeptLease) -> bool:
         """Wait until nobody is before us. False when the lease is lost; ``Conflict`` when our key was removed."""
-        while lease.held:
+        while not lease.lost.is_set():
             try:
                 revision, queue = await self._queue(election)
             except KatError as error:
@@ -88,25 +97,41 @@ class Elections:
                 await asyncio.sleep(RETRY_SECONDS)  # the lease decides how long this is tried
                 continue
             if not any(kv.create_revision == created for kv in queue):
-                if not lease.held:
-                    return False
-                raise Conflict(f"the candidacy of {candidate} for {election} was taken away or begun anew elsewhere")
+                if any(kv.value == candidate.encode() and kv.create_revision > created for kv in queue):
+                    raise Conflict(f"the candidacy of {candidate} for {election} was begun anew elsewhere")
+                return False  # the lease has ended, or we were taken for gone: back to the end of the line
             before = [kv for kv in queue if kv.create_revision < created]
-            former = [kv for kv in before if kv.value == candidate.encode()]
+            former = [kv for kv in before if kv.value == candidate.encode() or self._was_deposed(kv)]
             if former:
-                await self._remove(former)  # ours of an earlier life: we need not wait for its lease
-            elif not before:
-                return lease.held
-            else:
+                await self._remove(former)  # ours of an earlier life, or of a node that was voted out: not waited for
+            elif before:
                 await self._wait_for_changes((before[-1].key.decode(), key), revision + 1, lease)
+            elif await self._hold(lease):
+                return True
         return False
+
+    async def _hold(self, lease: KeptLease) -> bool:
+        try:
+            return await lease.hold()
+        except KatError as error:
+            if not error.retryable:
+                raise
+            await asyncio.sleep(RETRY_SECONDS)  # we are first, but etcd must say that our lease lives
+            return False
+
+    def _was_deposed(self, kv: Any) -> bool:
+        """Tell whether a candidate stood before its node's member lost the lead of etcd: see ``raft``."""
+        deposed = self._etcd.deposed
+        return deposed is not None and kv.value == deposed.name.encode() and kv.create_revision <= deposed.revision
 
     async def _queue(self, election: str) -> tuple[int, list[Any]]:
         start, end = span(f"{election}/")
         request = rpc.RangeRequest(
             key=start, range_end=end, sort_target=rpc.RangeRequest.CREATE, sort_order=rpc.RangeRequest.ASCEND
         )
-        response = await self._client.read(f"look at the candidates of {election}", "kvstub", "Range", request)
+        response = await self._client.read(
+            f"look at the candidates of {election}", "kvstub", "Range", request, REQUEST_SECONDS
+        )
         return response.header.revision, list(response.kvs)
 
     async def _remove(self, former: list[Any]) -> None:
@@ -116,12 +141,13 @@ class Elections:
             )
             drop = rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=kv.key))
             request = rpc.TxnRequest(compare=[same], success=[drop])
-            await self._client.read("take our former candidacy back", "kvstub", "Txn", request)
+            await self._client.read("take a former candidacy away", "kvstub", "Txn", request, REQUEST_SECONDS)
 
     async def _wait_for_changes(self, keys: tuple[str, ...], revision: int, lease: KeptLease) -> None:
-        """Return when one of the keys was removed or the lease is lost."""
+        """Return when one of the keys was removed, the lease is lost or the lead of etcd has changed."""
         tasks = [asyncio.create_task(self._removed(key, revision), name=f"watch {key}") for key in keys]
         tasks.append(asyncio.create_task(_wait(lease.lost), name="watch our lease"))
+        tasks.append(asyncio.create_task(self._etcd.changed(), name="watch etcd's leader"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

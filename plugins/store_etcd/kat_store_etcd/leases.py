@@ -23,11 +23,13 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-async def grant(client: EtcdClient, ttl: int) -> Lease:
+async def grant(client: EtcdClient, ttl: int, timeout: float | None = None) -> Lease:
     """Grant a lease; etcd makes it at least one and a half election timeouts long."""
     if ttl < 1:
         raise InvalidInput(f"a lease lasts at least 1 s, not {ttl}")
-    response = await client.write("grant a lease", "leasestub", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl, ID=0))
+    response = await client.write(
+        "grant a lease", "leasestub", "LeaseGrant", rpc.LeaseGrantRequest(TTL=ttl, ID=0), timeout
+    )
     return Lease(response.ID, response.TTL)
 
 
@@ -83,6 +85,9 @@ class KeptLease:
     The local deadline is the time at which the last successful renewal was *sent*, plus the lease's length, minus a
     margin: it always comes before etcd's own, which counts from the time the renewal *arrived*. So ``lost`` is set
     before anybody else can win what this lease holds.
+
+    That counts only once it holds something (:meth:`hold`). Until then a renewal that comes late does no harm: while
+    etcd elects a leader of its own nobody's renewals arrive, and it ends no lease either.
     """
 
     def __init__(self, client: EtcdClient, lease: Lease, granted_at: float) -> None:
@@ -91,7 +96,7 @@ class KeptLease:
         self._client = client
         self._ttl = lease.ttl
         self._deadline = granted_at + lease.ttl - self.margin
-        self._dropped = False
+        self._dropped = self._holding = False
         self._task = asyncio.create_task(self._keep(), name=f"lease {lease.id:x}")
 
     @property
@@ -103,6 +108,18 @@ class KeptLease:
     def held(self) -> bool:
         """Whether the lease can still be counted on."""
         return not self.lost.is_set() and now() < self._deadline
+
+    async def hold(self) -> bool:
+        """Renew, and from now on count as lost at the deadline. False when it has ended; raises what etcd raises."""
+        sent = now()
+        try:
+            await keep_alive(self._client, self.id, timeout=self._ttl / 3)
+        except NotFound:
+            self.lost.set()
+            return False
+        self._deadline = sent + self._ttl - self.margin
+        self._holding = True
+        return self.held
 
     async def drop(self) -> None:
         """Stop renewing, count as lost, and end the lease in etcd if it answers. Safe to repeat."""
@@ -121,8 +138,9 @@ class KeptLease:
         pause = self._ttl / 3
         try:
             while True:
-                await asyncio.sleep(max(0.0, min(pause, self._deadline - now())))
-                left = self._deadline - now()
+                until = self._deadline - now() if self._holding else pause
+                await asyncio.sleep(max(0.0, min(pause, until)))
+                left = self._deadline - now() if self._holding else self._ttl
                 if left <= 0:
                     log.warning("lease-lost", lease=f"{self.id:x}", reason="it could not be renewed in time")
                     return
