@@ -132,16 +132,19 @@ class RealLab:
     def sniffing(self) -> Iterator[Callable[[], list[bytes]]]:
         """Listen on the switch between the nodes; gives the way to what was heard, once it has ended."""
         hub = ("nsenter", f"--net=/run/netns/kl-{self.name}-hub", "--")
-        child = subprocess.Popen((*hub, sys.executable, "-u", "-c", _SNIFF), stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
+        said = self.folder / f"{self.name}.frames"  # a pipe that nobody reads meanwhile would fill up
+        with said.open("wb") as out:
+            child = subprocess.Popen((*hub, sys.executable, "-u", "-c", _SNIFF), stdout=out)
+        wait_for(lambda: said.read_bytes().startswith(b"ready"), "somebody listens", 10)
         frames: list[bytes] = []
         try:
             yield lambda: frames
             time.sleep(0.3)
         finally:
             child.terminate()
-            frames += [bytes.fromhex(line.decode()) for line in child.communicate()[0].split()]
+            child.wait(5)
+            frames += [bytes.fromhex(line) for line in said.read_text().splitlines()[1:]]
+            said.unlink()
 
     def served(self, node: str) -> dict[int, int]:
         """Give the web servers that run on a node, with their start times, from the kernel."""
