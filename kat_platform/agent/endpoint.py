@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import structlog
@@ -16,7 +17,7 @@ from aiohttp import WSMsgType, web
 from cryptography import x509
 
 from kat_platform.errors import Denied, HostNotReady, KatError, NotFound, UsageError
-from kat_platform.interfaces.runtime import ExecSession, Runtime
+from kat_platform.interfaces.runtime import ExecSession, LogLine, Runtime
 from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRole
 from kat_platform.pki.certificates import identity_of
@@ -70,7 +71,11 @@ class AgentEndpoint:
         query = request.query
         follow = query.get("follow", "") in ("1", "true")
         tail, since = _number(query.get("tail"), "tail"), _number(query.get("since"), "since")
-        lines = self._runtime.logs(name, follow=follow, tail=None if tail is None else int(tail), since=since)
+        most = None if tail is None else int(tail)
+        if query.get("previous", "") in ("1", "true"):
+            lines = earlier_lines(self._runtime, name, tail=most, since=since)
+        else:
+            lines = self._runtime.logs(name, follow=follow, tail=most, since=since)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         started = False
         async for line in lines:
@@ -98,6 +103,30 @@ class AgentEndpoint:
         finally:
             await session.close()
         return socket
+
+
+async def earlier_lines(
+    runtime: Runtime, name: str, *, tail: int | None = None, since: float | None = None
+) -> AsyncIterator[LogLine]:
+    """Give what a container printed before its last start: it is restarted in place, so its log goes on in one stream.
+
+    Raises ``NotFound``. One that was never started, or only once, gives nothing.
+    """
+    container = await runtime.inspect(name)
+    if container is None:
+        raise NotFound(f"there is no container '{name}'")
+    if container.started_at is None:
+        return
+    kept: deque[LogLine] = deque(maxlen=tail)
+    async for line in runtime.logs(name, since=since):
+        if line.at >= container.started_at:
+            continue
+        if tail is None:
+            yield line
+        else:
+            kept.append(line)
+    for line in kept:
+        yield line
 
 
 async def _relay(socket: web.WebSocketResponse, session: ExecSession) -> None:

@@ -73,6 +73,10 @@ async def _answer(
 def _parameters(request: web.Request, follow: bool) -> dict[str, str]:
     tail = whole(request, "tail")
     params = {"follow": "1" if follow else "0"}
+    if flag(request, "previous"):
+        if follow:
+            raise UsageError("follow and previous do not go together: an earlier run prints nothing any more")
+        params["previous"] = "1"
     if tail is not None:
         params["tail"] = str(tail)
     elif not follow and "since" not in request.query:
@@ -183,6 +187,7 @@ _QUERY: Final = (
     Query("follow", "Keep giving lines as they come.", "boolean"),
     Query("tail", "Only the last lines of each instance.", "integer"),
     Query("since", "Only lines from then on, seconds since the epoch.", "number"),
+    Query("previous", "Only what was printed before the container's last start.", "boolean"),
 )
 _LOGS: Final = "Newline-delimited JSON: {instance, node, at, stream, text}, or {instance, node, error}."
 

@@ -161,6 +161,7 @@ class Containers:
                 return await self._start_unknown(name)
             if live.started:
                 return live.view
+            began = time.time()  # it may print before Podman answers: what is older is of an earlier run
             answer = await self._client.call("POST", f"/containers/{quote(name)}/start")
             if answer.status >= 400:
                 raise self._failure("start", name, answer)
@@ -171,7 +172,7 @@ class Containers:
                     os.kill(pid, _SIGKILL)
                 raise RuntimeFailure(f"container '{name}' died before it was started; init it again", container=name)
             live.started = True
-            live.view = replace(live.view, state=ContainerState.RUNNING, started_at=time.time())
+            live.view = replace(live.view, state=ContainerState.RUNNING, started_at=began)
             self._hub.emit(RuntimeEvent(RuntimeEventType.STARTED, name, at=time.time()))
             return live.view
 

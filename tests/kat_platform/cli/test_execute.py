@@ -24,6 +24,10 @@ async def _logs(request):
     response = web.StreamResponse()
     await response.prepare(request)
     name = request.match_info["id"]
+    if request.query.get("previous") == "1":
+        if request.query["tail"] != "0":
+            await response.write(json.dumps({"at": 0.5, "stream": "stdout", "text": "famous last words"}).encode())
+        return response
     for at in (1.0, 2.0):
         await response.write(json.dumps({"at": at, "stream": "stdout", "text": f"{name} says {at:g}"}).encode() + b"\n")
     return response
@@ -121,7 +125,9 @@ def test_a_terminal_is_left_out_where_there_is_none(running):
 def test_logs_name_their_instance(running, katcall):
     assert katcall("logs", "web").out == "web-00001 web-00001 says 1\nweb-00001 web-00001 says 2\n"
     assert katcall("logs", "web/web-00001", "--timestamps").out.startswith("1970-01-01T00:00:01.000Z web-00001")
-    assert "not supported yet" in katcall("logs", "web", "--previous", code=1).err
+    assert katcall("logs", "web/web-00001", "--previous").out == "famous last words\n"
+    assert "no output of an earlier run" in katcall("logs", "web", "--previous", "--tail", "0").err
+    katcall("logs", "web", "--previous", "-f", code=2)
     katcall("logs", "none", code=3)
 
 

@@ -117,6 +117,9 @@ async def test_one_instances_log(agent, admin):
     assert (await admin.ask("GET", "/v1alpha1/namespaces/default/instances/web-00001/logs", 200))[1] == text
     await admin.ask("GET", LOGS + "?instance=web-99999", 404)
     await admin.ask("GET", LOGS + "?since=yesterday", 400)
+    await admin.ask("GET", LOGS + "?instance=web-00001&previous=true&tail=3", 200)
+    assert agent.asked[-1] == {"follow": "0", "previous": "1", "tail": "3"}
+    await admin.ask("GET", LOGS + "?previous=true&follow=true", 400)
 
 
 async def test_following_takes_in_instances_that_come_later(agent, admin):
