@@ -221,7 +221,7 @@ class NodeAgent:
         count, began = 0, asyncio.get_running_loop().time()
         while True:
             try:
-                if count % LOOK_AROUND == 0 or self._sent_report is None:
+                if count % LOOK_AROUND == 0 or not self._well():
                     await self._look_around()
                 await self._give_sign_of_life(asyncio.get_running_loop().time() - began)
             except KatError as error:
@@ -237,6 +237,11 @@ class NodeAgent:
                 count = 0
             except TimeoutError:
                 pass  # the ordinary tick
+
+    def _well(self) -> bool:
+        """Tell whether the last report said that all is well; if not, a change for the better is not to wait."""
+        report = self._sent_report
+        return report is not None and all(c.status for c in report.conditions if c.type in ("Ready", "DriversHealthy"))
 
     async def _give_sign_of_life(self, running: float) -> None:
         """Send a heartbeat; after a silence only once the control plane knows what has become of the instances."""
