@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 import structlog
 
-from kat_platform.errors import Denied, KatError, NotFound, Unauthenticated, Unavailable
+from kat_platform.errors import Denied, KatError, NotFound, StoreFull, Unauthenticated, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +68,7 @@ class ApiLink:
             async with self._http().get(
                 url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20
             ) as answer:
+                self._see(endpoint, answer)
                 await self._check(answer)
                 async for line in _lines(answer.content, moved):
                     yield json.loads(line)
@@ -112,12 +113,19 @@ class ApiLink:
         limit = aiohttp.ClientTimeout(total=timeout)
         try:
             async with self._http().post(url, json=body, timeout=limit, server_hostname=SERVER_NAME) as answer:
+                if not what.startswith("membership"):  # there a 503 only means: not yet
+                    self._see(endpoint, answer)
                 await self._check(answer)
                 found = await answer.json()
                 return found if isinstance(found, dict) else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._fail_over(endpoint)
             raise Unavailable(f"the API did not take the {what}: {error or type(error).__name__}") from error
+
+    def _see(self, endpoint: str, answer: aiohttp.ClientResponse) -> None:
+        """Leave a server that cannot serve: one that is cut off from the store answers, but knows nothing new."""
+        if answer.status >= 500 and answer.status != StoreFull.http_status:
+            self._fail_over(endpoint)
 
     @staticmethod
     async def _check(answer: aiohttp.ClientResponse) -> None:

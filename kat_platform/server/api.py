@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 
+from kat_platform.errors import Unavailable
 from kat_platform.interfaces.auth import Auth, Identity, Verb
 from kat_platform.interfaces.scheduler import Contributions, Scheduler
 from kat_platform.interfaces.store import Store
@@ -23,10 +25,14 @@ from kat_platform.server.node_leases import NodeLeases
 from kat_platform.server.node_view import SharedItems
 from kat_platform.server.objects import Objects
 from kat_platform.server.streams import Streams
+from kat_platform.state import keys
 from kat_platform.state.cache import StateCache
 from kat_platform.state.cluster import ClusterState
 from kat_platform.state.events import EventRecorder
 from kat_platform.state.repository import Repository
+
+FRESH_SECONDS: Final = 3.0
+"""How long a caller who wants the newest state waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,19 @@ class Api:
     def allow(self, request: web.Request, verb: Verb, resource: str, namespace: str | None, name: str = "") -> None:
         """Raise ``Denied`` unless the caller may do this too."""
         self.access.check(self.caller(request), verb, resource, namespace, name)
+
+    async def fresh(self) -> None:
+        """Wait until this server's own state has everything that was acknowledged anywhere before this call.
+
+        Raises ``Unavailable`` when the store cannot tell: this server may have been cut off or asleep, and what it
+        knows may be of long ago.
+        """
+        try:
+            async with asyncio.timeout(FRESH_SECONDS):
+                page = await self.deps.store.list(keys.CLUSTER, keys_only=True)
+                await self.caught_up(page.revision)
+        except TimeoutError:
+            raise Unavailable(f"node '{self.deps.node_name}' is cut off from the store at present") from None
 
     async def caught_up(self, revision: int) -> None:
         """Wait until this server's own state has a write, so that the caller reads what it wrote."""

@@ -54,6 +54,8 @@ def guarded(api: Api, route: Route) -> Callable[[web.Request], Awaitable[web.Str
                 identity = request[IDENTITY] = api.access.identify(request)
                 if route.checked and not route.any_caller:
                     _check(api, identity, route, request)
+            if request.query.get("consistent") in ("true", "1"):
+                await api.fresh()
             response = await route.handler(request, api)
         except KatError as raised:
             error = raised

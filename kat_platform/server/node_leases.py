@@ -26,6 +26,7 @@ class NodeLeases:
     def __init__(self, store: Store, configuration: Callable[[], ClusterConfiguration | None]) -> None:
         self._store, self._configuration = store, configuration
         self._leases: dict[str, int] = {}
+        self._written: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     @property
@@ -35,18 +36,19 @@ class NodeLeases:
         spec = _DEFAULT if configuration is None else configuration.spec
         return max(1, math.ceil(spec.node_loss_timeout_seconds))
 
-    async def beat(self, node: str, *, present: bool) -> int:
+    async def beat(self, node: str, *, seen: int, at: int) -> int:
         """Take a heartbeat; gives the seconds until the next must have come.
 
-        ``present`` tells whether the state shows the node alive. Where it does not, although the lease holds, the
-        key was bound to another lease (the node changed servers and came back) and is written again.
+        ``seen`` is the revision of the node's key in the state of revision ``at``. When it is not our own write, the
+        key hangs on another server's lease: the node has changed servers and come back. It is then written again,
+        for that lease runs out.
         """
         async with self._locks.setdefault(node, asyncio.Lock()):
             lease = self._leases.get(node)
             if lease is not None:
                 try:
                     ttl = (await self._store.keep_alive(lease)).ttl
-                    if not present:
+                    if seen != self._written.get(node) and at >= self._written.get(node, 0):
                         await self._write(node, lease)
                     return ttl
                 except NotFound:
@@ -58,11 +60,13 @@ class NodeLeases:
             return granted.ttl
 
     async def _write(self, node: str, lease: int) -> None:
-        await self._store.put(keys.alive(node), json.dumps({"node": node}).encode(), lease=lease)
+        value = json.dumps({"node": node}).encode()
+        self._written[node] = await self._store.put(keys.alive(node), value, lease=lease)
 
     async def drop(self, node: str) -> None:
         """Forget a node that was removed; its key vanishes."""
         lease = self._leases.pop(node, None)
         self._locks.pop(node, None)
+        self._written.pop(node, None)
         if lease is not None:
             await self._store.revoke(lease)

@@ -81,7 +81,7 @@ def advance(view: View, batch: WatchBatch) -> tuple[View, Changes]:
 async def follow(store: Store, prefix: str) -> AsyncGenerator[tuple[View, Changes], None]:
     """Give the view of a prefix at once, then a new one with its changes whenever something changes, for ever.
 
-    The first view comes with every key as a change. Waits through outages of the store; raises only errors that
+    The first view comes with every key as a change; a view without changes only tells how far it is. Waits through outages of the store; raises only errors that
     waiting does not mend (``Denied``, for one). Close it with ``aclose``.
     """
     view, first = View({}, 0), True
@@ -89,8 +89,9 @@ async def follow(store: Store, prefix: str) -> AsyncGenerator[tuple[View, Change
         page = await _list(store, prefix)
         entries = {entry.key: entry for entry in page.entries}
         changes = difference(view, entries, page.revision)
+        moved = page.revision != view.revision
         view = View(entries, page.revision)
-        if first or changes:
+        if first or moved:
             yield view, changes
         first = False
         try:
@@ -99,8 +100,7 @@ async def follow(store: Store, prefix: str) -> AsyncGenerator[tuple[View, Change
                     if not batch.changes:
                         continue
                     view, changes = advance(view, batch)
-                    if changes:
-                        yield view, changes
+                    yield view, changes
         except Compacted:
             log.info("state-relist", prefix=prefix, revision=view.revision)
             await asyncio.sleep(RETRY_SECONDS[0])  # a store that says so at once, each time, is not hammered

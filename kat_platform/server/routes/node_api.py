@@ -52,6 +52,8 @@ class RenewBody(Model):
 async def view(request: web.Request, api: Api) -> web.StreamResponse:
     """Stream the node's view."""
     name = request.match_info["name"]
+    await api.fresh()  # a node must not be told to stop what only a server that was asleep does not know of
+    api.reported.pop(name, None)  # it may have reported to another server meanwhile
     _need_node(api, name)
     return await stream_view(request, api.streams, api.objects, api.shared, name, api.now)
 
@@ -66,7 +68,7 @@ async def heartbeat(request: web.Request, api: Api) -> web.StreamResponse:
     name = request.match_info["name"]
     await read_json(request, HeartbeatBody)
     _need_node(api, name)
-    ttl = await api.leases.beat(name, present=name in api.state.alive)
+    ttl = await api.leases.beat(name, seen=api.state.key_revisions.get(keys.alive(name), 0), at=api.state.revision)
     return answer_json({"ttlSeconds": ttl, "revision": api.state.revision})
 
 
