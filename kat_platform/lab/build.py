@@ -226,7 +226,7 @@ def _clear(machine: Machine) -> None:
     if machine.tag() is None:  # not a node yet: nothing but processes, mounts and files
         processes.end_all(machine.namespace)
         return
-    wires.plug_in(machine.lab, machine.node)
+    wires.make_space(machine.lab, machine.node)  # for the drivers to look into; the switch may be gone already
     agent = machine.agent_pid()
     if agent is not None:
         processes.send([agent], signal.SIGKILL)

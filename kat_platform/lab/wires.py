@@ -35,12 +35,18 @@ def make_hub(lab: Lab) -> None:
         run("ip", "link", "set", lab.host_interface, "up")
 
 
-def plug_in(lab: Lab, node: LabNode) -> None:
-    """Give a machine its namespace and its cable to the switch. Idempotent."""
-    space, port = lab.namespace(node), lab.port(node)
+def make_space(lab: Lab, node: LabNode) -> None:
+    """Give a machine its namespace, with nothing but a loopback. Idempotent."""
+    space = lab.namespace(node)
     if not (NETNS / space).exists():
         run("ip", "netns", "add", space)
     run("ip", "-n", space, "link", "set", "lo", "up")
+
+
+def plug_in(lab: Lab, node: LabNode) -> None:
+    """Give a machine its namespace and its cable to the switch. Idempotent."""
+    make_space(lab, node)
+    space, port = lab.namespace(node), lab.port(node)
     if not attempt("ip", "-n", space, "link", "show", UPLINK):
         attempt("ip", "-n", lab.hub, "link", "delete", port)
         run("ip", "-n", lab.hub, "link", "add", port, "type", "veth", "peer", "name", UPLINK, "netns", space)
