@@ -160,15 +160,25 @@ def _clashes(node: SchedulableNode, arriving: _Arrivals, staying: list[PlacedIns
                    for p, q in sorted(set(wanted)) if bound[p, q] > 1]  # fmt: skip
     needs = [(i, d.gpu) for i, d in zip(arriving.ids, arriving.demands, strict=True) if d.gpu is not None]
     if needs:
-        needs += [(r.id, r.demand.gpu) for r in staying if r.demand.gpu is not None]
-        if not _gpus_suffice(node.gpus, needs, arriving.victims):
+        held = [(r.id, r.demand.gpu) for r in staying if r.demand.gpu is not None]
+        if not _gpus_suffice(node.gpus, held, needs, arriving.victims):
             faults.append(f"node {node.name}: its GPUs do not suffice for the instances that ask for them")
     return faults
 
 
-def _gpus_suffice(gpus: tuple[Gpu, ...], needs: list[tuple[str, GpuRequest]], victims: set[str]) -> bool:
-    """Tell whether every need can have GPUs of its own: a bipartite matching by augmenting paths, exact."""
-    slots = [(who, request) for who, request in needs for _ in range(request.count)]
+def _gpus_suffice(
+    gpus: tuple[Gpu, ...],
+    held: list[tuple[str, GpuRequest]],
+    needs: list[tuple[str, GpuRequest]],
+    victims: set[str],
+) -> bool:
+    """Tell whether every need can have GPUs of its own: a bipartite matching by augmenting paths, exact.
+
+    What is ``held`` is matched first, as far as it can be: a resident the node could never satisfy (its GPU is gone)
+    is no fault of those that arrive. An augmenting path never takes a GPU from who has one without giving another.
+    """
+    slots = [(who, request) for who, request in (*held, *needs) for _ in range(request.count)]
+    first = sum(request.count for _, request in held)
     given: dict[int, int] = {}
 
     def suits(g: int, s: int) -> bool:
@@ -185,4 +195,6 @@ def _gpus_suffice(gpus: tuple[Gpu, ...], needs: list[tuple[str, GpuRequest]], vi
                     return True
         return False
 
-    return all(assign(s, set()) for s in range(len(slots)))
+    for s in range(first):
+        assign(s, set())
+    return all(assign(s, set()) for s in range(first, len(slots)))

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kat_platform.interfaces.scheduler import (
@@ -117,7 +117,15 @@ def test_gpus_are_matched_whatever_the_order() -> None:
     assert check(node("a", gpus=cards), anyone, placed=(picky,)) == []
 
 
+def test_a_resident_whose_gpu_is_gone_is_no_fault_of_who_arrives() -> None:
+    cards = (Gpu("0", "amd", 8000),)
+    stranded = PlacedInstance("stranded", demand("s", gpu=GpuRequest(1, "nvidia")), "a")
+    anyone = replace(WHO, demand=demand(gpu=GpuRequest(1)))
+    assert check(node("a", gpus=cards), anyone, placed=(stranded,)) == []
+
+
 @given(st.integers(0, 2**32))
+@example(1744115)
 def test_the_plans_of_a_correct_scheduler_are_let_through(seed: int) -> None:
     snapshot, pending = random_scene(seed)
     assert verify(snapshot, pending, FakeScheduler().schedule(snapshot, pending)) == []
