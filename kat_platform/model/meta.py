@@ -12,6 +12,9 @@ from kat_platform.model.scalars import Annotations, Labels, Name
 
 DEFAULT_NAMESPACE: Final = "default"
 
+RESERVED_NAMESPACES: Final = {"node": "NODE.node.DOMAIN are the names of nodes, where WORKLOAD.node.DOMAIN would be"}
+"""Namespaces nobody can have, and why: their workloads would have the DNS names of something else."""
+
 
 class Metadata(Model):
     """A document's name, where it lies, and what is noted about it."""
@@ -40,4 +43,14 @@ class Document(Model):
     def _check_scope(self) -> Self:
         if not self.namespaced and self.metadata.namespace != DEFAULT_NAMESPACE:
             refuse([Fault(("metadata", "namespace"), f"a {self.kind} lies in no namespace: remove this line")])
+        if self.namespaced:
+            _check_reserved(("metadata", "namespace"), self.metadata.namespace)
+        elif self.kind == "Namespace":
+            _check_reserved(("metadata", "name"), self.metadata.name)
         return self
+
+
+def _check_reserved(path: tuple[str, ...], namespace: str) -> None:
+    if namespace in RESERVED_NAMESPACES:
+        reason = RESERVED_NAMESPACES[namespace]
+        refuse([Fault(path, f"a namespace cannot be called '{namespace}': {reason}; choose another name")])

@@ -13,11 +13,13 @@ from hypothesis.strategies import SearchStrategy
 
 from kat_platform.model.base import API_VERSION
 from kat_platform.model.documents import KINDS
-from kat_platform.model.meta import Document
+from kat_platform.model.meta import RESERVED_NAMESPACES, Document
 
 Data = dict[str, Any]
 
-names: Final = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
+names: Final = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True).filter(
+    lambda name: name not in RESERVED_NAMESPACES
+)
 label_values: Final = st.from_regex(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,20}[A-Za-z0-9])?)?", fullmatch=True)
 label_keys: Final = st.one_of(names, st.builds(lambda domain, name: f"{domain}.example/{name}", names, names))
 labels: Final = st.dictionaries(label_keys, label_values, max_size=3)

@@ -20,7 +20,7 @@ from kat_platform.testing.fakes.dns import facts, lookup
 DOMAIN = "kat.cluster.local"
 CLUSTER = IPv4Network("10.100.0.0/16")
 
-labels = st.sampled_from(["a", "b", "web", "db", "x-1", "n1"])
+labels = st.sampled_from(["a", "b", "web", "db", "x-1", "n1", "instances"])
 overlay = st.integers(1, 40).map(lambda number: CLUSTER[256 + number])
 instances = st.lists(
     st.builds(DnsInstance, st.sampled_from(["i-1", "i-2", "i-3"]), overlay, st.booleans()),
@@ -92,6 +92,20 @@ def test_agrees_with_the_plain_fake(view: DnsView) -> None:
     for name in _questions(view):
         for kind in ("A", "AAAA", "SRV", "PTR"):
             assert _ask(zone, name, kind) == lookup(view, name, kind), (name, kind)
+
+
+def test_a_workload_called_instances_stands_in_nobodys_way() -> None:
+    own = DnsWorkload("instances", "a", None, (), (DnsInstance("instances-x1", CLUSTER[300], True),))
+    other = DnsWorkload("web", "a", None, (), (DnsInstance("web-x1", CLUSTER[301], True),))
+    zone = build(DnsView(DOMAIN, 1, (own, other), (), (), ()), 5)
+    answers = {
+        f"instances.a.{DOMAIN}": CLUSTER[300],
+        f"instances.instances.a.{DOMAIN}": CLUSTER[300],
+        f"instances-x1.instances.a.{DOMAIN}": CLUSTER[300],
+        f"instances.web.a.{DOMAIN}": CLUSTER[301],
+    }
+    for name, address in answers.items():
+        assert _ask(zone, name, "A") == ("NOERROR", {str(address)}), name
 
 
 @settings(max_examples=50, deadline=None)

@@ -169,9 +169,24 @@ def from_inspect(found: Mapping[str, Any]) -> Container:
         pid=int(state.get("Pid") or 0),
         exit_code=int(state.get("ExitCode") or 0),
         oom_killed=bool(state.get("OOMKilled")),
-        started_at=_time(state.get("StartedAt")),
+        started_at=_started(_time(state.get("StartedAt")), _time(state.get("FinishedAt"))),
         finished_at=_time(state.get("FinishedAt")),
     )
+
+
+_LATE: Final = 0.1
+
+
+def _started(written: float | None, ended: float | None) -> float | None:
+    """Give a moment no later than the start: Podman writes the start down after it, measured 1 to 20 ms.
+
+    Whatever is older than that moment was printed by an earlier run, so it is never before that one's end, which
+    Podman keeps telling while the next one runs.
+    """
+    if written is None:
+        return None
+    earlier = ended if ended is not None and ended < written else 0.0
+    return max(earlier, written - _LATE)
 
 
 def from_list(found: Mapping[str, Any]) -> Container:

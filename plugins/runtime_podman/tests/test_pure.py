@@ -99,6 +99,12 @@ def test_states_are_translated() -> None:
     assert (view.state, view.exit_code, view.pid, view.spec_digest) == (ContainerState.EXITED, 3, None, "d")
     assert dict(view.labels) == {"x": "y"}
     assert view.finished_at == 1704067200.25
+    times = {"StartedAt": "2024-01-01T00:00:01Z", "FinishedAt": "2024-01-01T00:00:00.95Z"}
+    running = {"Name": "a", "State": {"Status": "running", "Pid": 7, **times}}
+    assert translate.from_inspect(running).started_at == 1704067200.95, "never before the end of the run before"
+    times["FinishedAt"] = "0001-01-01T00:00:00Z"
+    running["State"] = {"Status": "running", "Pid": 7, **times}
+    assert translate.from_inspect(running).started_at == 1704067200.9, "Podman writes it down late"
     strange = translate.from_inspect({"Name": "a", "State": {"Status": "dreaming"}})
     assert strange.state is ContainerState.UNKNOWN
 

@@ -211,6 +211,14 @@ GIT = WORKLOAD.replace("image: app:1", "git: {repository: 'https://git.example/a
             "Secret 's' has no key 'pasword'; did you mean 'password'?",
         ),
         (document("Namespace", {}, "x", namespace="y"), "lies in no namespace"),
+        (
+            document("Namespace", {}, "node"),
+            "a namespace cannot be called 'node': NODE.node.DOMAIN are the names of nodes",
+        ),
+        (
+            WORKLOAD + document("VirtualLoadBalancer", {"ports": [{"port": 1}]}, namespace="node"),
+            "cannot be called 'node'",
+        ),
     ],
 )
 def test_documents_must_fit_each_other(text: str, words: str) -> None:
