@@ -11,9 +11,9 @@ from kat_platform.interfaces.network import CountsConnections
 from kat_platform.model.event import EventType
 
 SETTLE: Final = 0.25
-"""Seconds between taking an instance out of load balancing and looking for connections it still has: by then every
-node has
-heard of it."""
+"""Seconds between taking an instance out of load balancing and looking for connections it still has.
+
+By then every node that can be reached has heard of it; nobody waits for their word."""
 
 LOOK: Final = 0.1
 """Seconds to the second count of the connections that are left, growing to 1: no event tells of the last one's end."""

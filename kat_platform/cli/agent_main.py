@@ -82,6 +82,7 @@ def init(config: Path | None, name: str | None, data_path: Path | None) -> None:
     )
     click.echo(f"initialised: node '{made.node.node_name}' of cluster '{made.node.cluster_id}' in {places.data}")
     click.echo(f"katcall's context is in {where}")
+    click.echo("note: backups are not made yet; keep copies of what the volumes hold")
     click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
 
 
@@ -137,6 +138,34 @@ def configure(config: Path, data_path: Path | None) -> None:
     refuse_fixed_changes(node.configuration, fresh)
     write_whole(places.pending, fresh.to_json())
     click.echo("the agent takes this configuration into use at its next start, and then the cluster's is the same")
+
+
+@cli.command()
+@click.option("--force-new-cluster", is_flag=True, help="Go on alone, with the state as this node has it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_data_path
+def recover(force_new_cluster: bool, yes: bool, data_path: Path | None) -> None:
+    """Bring the control plane back when most of its nodes are lost for good. The agent must be stopped."""
+    from kat_platform.agent.local import Places, load_node
+    from kat_platform.agent.recover import recover as go_on_alone
+    from kat_platform.agent.recover import refuse_unfit
+
+    if not force_new_cluster:
+        raise UsageError("say how: --force-new-cluster makes this node go on alone, with the state as it has it")
+    places = Places(_data(data_path))
+    node = load_node(places)
+    refuse_unfit(node)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("without a terminal nothing is changed unless --yes is given")
+        click.echo("What only the lost control-plane nodes had acknowledged is gone after this.")
+        click.echo("They must never start again with their data: there would be two clusters.")
+        click.confirm(f"Make '{node.node_name}' the only control-plane node?", abort=True)
+    made = asyncio.run(go_on_alone(places))
+    click.echo(f"recovered: '{made.node}' is the only member of the store, at revision {made.revision}")
+    click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
+    for name in made.lost:
+        click.echo(f"then: katcall node remove {name} --force   (and 'kat-agent reset' on it, should it come back)")
 
 
 @cli.command()

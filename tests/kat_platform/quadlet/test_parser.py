@@ -291,3 +291,12 @@ def test_cluster() -> None:
         with pytest.raises(QuadletInvalid) as caught:
             parse_cluster(broken, "c.kat")
         assert str(caught.value).startswith(place)
+
+
+def test_settings_of_backups_are_refused_until_backups_are_made() -> None:
+    text = "apiVersion: kat.dws.rip/v1alpha1\nkind: ClusterConfiguration\nmetadata: {name: c}\nspec:\n  backupRetention: 3\n"
+    with pytest.raises(QuadletInvalid) as refused:
+        parse_cluster(text)
+    assert [(p.line, p.column) for p in refused.value.problems] == [(5, 20)]
+    assert "not supported yet" in str(refused.value)
+    assert parse_cluster(text.replace("3", "48")).spec.backup_retention == 48
