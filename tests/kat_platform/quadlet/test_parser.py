@@ -294,7 +294,8 @@ def test_cluster() -> None:
 
 
 def test_settings_of_backups_are_refused_until_backups_are_made() -> None:
-    text = "apiVersion: kat.dws.rip/v1alpha1\nkind: ClusterConfiguration\nmetadata: {name: c}\nspec:\n  backupRetention: 3\n"
+    head = "apiVersion: kat.dws.rip/v1alpha1\nkind: ClusterConfiguration\nmetadata: {name: c}\n"
+    text = f"{head}spec:\n  backupRetention: 3\n"
     with pytest.raises(QuadletInvalid) as refused:
         parse_cluster(text)
     assert [(p.line, p.column) for p in refused.value.problems] == [(5, 20)]
