@@ -24,9 +24,12 @@ def key_of(name: str) -> str:
 
 
 def container_spec(
-    assignment: AssignmentItem, mounts: tuple[Mount, ...], *, node: str, dns: IPv4Address, domain: str
+    assignment: AssignmentItem, mounts: tuple[Mount, ...], *, node: str, address: str, dns: IPv4Address, domain: str
 ) -> ContainerSpec:
-    """Give the spec of an instance's container on this node; ``dns`` is the node's own name server."""
+    """Give the spec of an instance's container on this node, with its overlay address; ``dns`` is the node's own name server.
+
+    Its host name means its address in the overlay: what a program tells others of itself is then of use to them.
+    """
     record, spec = assignment.record, assignment.document.spec
     box = spec.container
     env = {variable.name: variable.value or "" for variable in box.env if variable.secret is None}
@@ -63,4 +66,5 @@ def container_spec(
         no_new_privileges=box.security.no_new_privileges and not box.security.privileged,
         dns_servers=(str(dns),),
         dns_search=(f"{record.namespace}.{domain}", domain),
+        host_entries=((address, record.id),),
     )

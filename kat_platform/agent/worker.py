@@ -195,8 +195,9 @@ class InstanceWorker:
         except OSError as error:
             raise InvalidInput(f"a volume cannot be made: {error}") from error
         gateway = IPv4Address(int(shop.subnet.network_address) + 1)
-        spec = container_spec(self.assignment, mounts, node=shop.node, dns=gateway, domain=shop.domain)
-        self._remember(phase=Phase.PREPARING, address=shop.take_address(self.memory.key))
+        address = shop.take_address(self.memory.key)
+        spec = container_spec(self.assignment, mounts, node=shop.node, address=address, dns=gateway, domain=shop.domain)
+        self._remember(phase=Phase.PREPARING, address=address)
         async with shop.slots:
             try:
                 self.container = await shop.runtime.create(spec)

@@ -87,6 +87,8 @@ class ContainerSpec:
     dns_servers: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     """Content of the container's ``/etc/resolv.conf`` (``ndots:2``); empty servers: none is written."""
+    host_entries: tuple[tuple[str, str], ...] = ()
+    """``(address, name)`` pairs for the container's ``/etc/hosts``, where they stand before any other of that name."""
 
     def digest(self) -> str:
         """Give the SHA-256 (hexadecimal) by which two specs are told apart; the order of mappings has no part in it."""

@@ -109,6 +109,8 @@ def create_request(spec: ContainerSpec, around: Surroundings) -> str:
         request["devices"] = [{"path": device} for device in spec.resources.gpu_devices]
     optional = {"work_dir": spec.working_dir, "user": spec.user, "hostname": spec.hostname}
     request.update({key: value for key, value in optional.items() if value is not None})
+    if spec.host_entries:
+        request["hostadd"] = [f"{name}:{address}" for address, name in spec.host_entries]
     if spec.stop_signal is not None:
         request["stop_signal"] = signal_number(spec.stop_signal)
     return json.dumps(request)

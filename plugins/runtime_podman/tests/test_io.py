@@ -40,6 +40,7 @@ async def test_a_spec_arrives_as_given(runtime: PodmanRuntime, launch: Launch, t
         tmpfs=("/t",),
         user="1234",
         hostname="web-0",
+        host_entries=(("10.100.0.5", "web-0"),),
         read_only_root=True,
         dns_servers=("10.1.2.3",),
         dns_search=("a.b", "c"),
@@ -51,6 +52,7 @@ async def test_a_spec_arrives_as_given(runtime: PodmanRuntime, launch: Launch, t
     expected += ["options ndots:2", "1234", "web-0"]
     assert said[: len(expected)] == expected
     assert any("Read-only" in line.text for line in lines if line.stream == "stderr")
+    assert [line.split() for line in said if "web-0" in line] == [["web-0"], ["10.100.0.5", "web-0"]]
     hosts = Path("/etc/hosts").read_text().split()
     assert not any(name in " ".join(said).split() for name in hosts if name not in ("localhost", "127.0.0.1", "::1"))
 

@@ -129,6 +129,8 @@ async def test_it_brings_an_instance_up_with_address_and_readiness(bench: Bench)
         status = worker.status()
         assert (status.phase, status.address, status.restarts) == (Phase.RUNNING, "10.100.0.7", 0)
         assert dict(await bench.network.attachments()) != {}
+        spec = bench.runtime.containers[NAME].spec
+        assert (spec.hostname, spec.host_entries) == ("web-abcde", (("10.100.0.7", "web-abcde"),))
         assert [r for r, _ in bench.events] == ["Started"]
 
 
