@@ -41,6 +41,10 @@ SETTLE: Final = 0.002
 """Seconds to wait for more changes before the tables are made anew."""
 
 
+HOLD_SECONDS: Final = 5.0
+"""How long an agent that finds instances running waits for the control plane before it changes virtual IPs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the keeper needs to know of its node."""
@@ -77,6 +81,7 @@ class Keeper:
         self._crash: asyncio.Future[None] | None = None
         self._addresses: dict[str, str] = {}
         self._last_address: str | None = None
+        self._held = False
         self._events: AsyncIterator[RuntimeEvent] | None = None
         self._dirty = asyncio.Event()
         self._published: tuple[ServiceTable | None, DnsView | None, tuple[Peer, ...] | None] = (None, None, None)
@@ -119,7 +124,19 @@ class Keeper:
             if key in attached and box is not None and box.pid is not None and memory.attached_pid is None:
                 memory = memory.model_copy(update={"address": attached[key], "attached_pid": box.pid})
             self._begin(memory, box)
+        if attached:
+            self._hold()
         log.info("adopted", journalled=len(memories), containers=len(containers), attached=len(attached))
+
+    def _hold(self) -> None:
+        """Leave virtual IPs as the last process left them for a moment: they are newer than the journalled view."""
+        self._held = True
+        asyncio.get_running_loop().call_later(HOLD_SECONDS, self._release)
+
+    def _release(self) -> None:
+        if self._held:
+            self._held = False
+            self._dirty.set()
 
     def _begin(self, memory: InstanceMemory, container: Container | None) -> InstanceWorker:
         worker = InstanceWorker(self._shop, memory, container)
@@ -170,6 +187,7 @@ class Keeper:
             worker.assign(assignment)
             self._launch(worker)
         if complete:
+            self._release()
             for key, worker in list(self._workers.items()):
                 if key not in view.assignments:
                     worker.assign(None)
@@ -287,11 +305,11 @@ class Keeper:
             self._serial += 1
             await self._dns.publish(replace(names, serial=self._serial))
             names = replace(names, serial=self._serial)
-        if table != old_table:
+        if table != old_table and not self._held:
             await self._network.apply_services(table)
         if peers != old_peers:
             await self._network.apply_peers(peers)
-        self._published = (table, names, peers)
+        self._published = (old_table if self._held else table, names, peers)
 
     async def collect(self) -> None:
         """Let the network drop what belongs to no instance here; call it after a complete view."""

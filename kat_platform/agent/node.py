@@ -149,14 +149,21 @@ class NodeAgent:
         self._unsaved.set()
 
     async def _save_views(self) -> None:
-        while True:
-            await self._unsaved.wait()
-            await asyncio.sleep(SAVE_DELAY)
-            self._unsaved.clear()
-            try:
-                self._journal.save_view(self._items)
-            except OSError as error:
-                log.warning("view not journalled", error=str(error))
+        try:
+            while True:
+                await self._unsaved.wait()
+                await asyncio.sleep(SAVE_DELAY)
+                self._save_view()
+        finally:
+            if self._unsaved.is_set():
+                self._save_view()
+
+    def _save_view(self) -> None:
+        self._unsaved.clear()
+        try:
+            self._journal.save_view(self._items)
+        except OSError as error:
+            log.warning("view not journalled", error=str(error))
 
     # --- instances ----------------------------------------------------------------------------------------------
 
