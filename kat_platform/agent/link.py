@@ -148,7 +148,7 @@ async def _lines(content: aiohttp.StreamReader, moved: asyncio.Event) -> AsyncIt
     gone = asyncio.create_task(moved.wait(), name="view moved")
     try:
         while True:
-            reading = asyncio.ensure_future(content.readany())
+            reading = asyncio.create_task(content.readany(), name="view read")
             try:
                 await asyncio.wait((reading, gone), return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:

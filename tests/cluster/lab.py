@@ -1,0 +1,161 @@
+"""One lab as the tests use it: made and broken with katcall only, looked at from the kernel and through the API."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kat_platform.cli import context as contexts
+from kat_platform.cli.client import Client
+from kat_platform.quadlet.archive import pack_files
+
+from . import host
+from .host import wait_for
+from .quadlets import web
+
+
+class RealLab:
+    """One lab by name, with a home of its own; several of them share a folder and a store of images."""
+
+    def __init__(self, folder: Path, config: Path, environment: dict[str, str]) -> None:
+        self.name = f"kt{secrets.token_hex(2)}"
+        self.folder, self.config, self.environment = folder, config, environment
+        self.tags: set[str] = set()
+        self.client: Client
+
+    def katcall(self, *words: str, check: bool = True, timeout: float = 120.0) -> str:
+        """Run katcall and give what it prints."""
+        return host.run(
+            *(sys.executable, "-P", "-m", "kat_platform.cli.main", *words),
+            check=check,
+            timeout=timeout,
+            env=self.environment,
+        )
+
+    def lab(self, verb: str, *words: str, **options: Any) -> str:
+        """Run a verb of ``katcall lab`` on this lab."""
+        return self.katcall("lab", verb, "--name", self.name, *words, **options)
+
+    def up(self, nodes: int) -> float:
+        """Make it; gives the seconds that took."""
+        began = time.monotonic()
+        self.lab("up", "--nodes", str(nodes), "--config", str(self.config))
+        took = time.monotonic() - began
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KAT_CONFIG", self.environment["KAT_CONFIG"])
+            self.client = Client(contexts.load(f"lab-{self.name}"))
+        self.tags = {path.name for path in self.runs.iterdir()}
+        return took
+
+    @property
+    def runs(self) -> Path:
+        """Where its sockets lie."""
+        return Path(f"/run/kl-{self.name}")
+
+    def left(self) -> list[str]:
+        """Name everything of this lab that is on the machine."""
+        mark = f"KAT_RUN_PATH={self.runs}".encode()
+        found = [f"process {pid} {host.command_line(pid)[:80]}" for pid in host.all_pids() if mark in _environ(pid)]
+        found += [f"namespace {p.name}" for p in Path("/run/netns").glob(f"kl-{self.name}-*")]
+        found += [f"interface {p.name}" for p in Path("/sys/class/net").glob(f"kl-{self.name}*")]
+        found += [f"mount {point}" for point in host.mounts_below(self.folder / self.name, self.runs)]
+        found += [f"folder {p}" for p in (self.folder / self.name, self.runs) if p.exists()]
+        found += [f"control group {path}" for tag in self.tags for path in host.control_groups(f"kat-{tag}")]
+        found += [f"socket {p}" for tag in self.tags for p in Path("/var/run/wireguard").glob(f"*{tag}*")]
+        states = (path for tool in ("runc", "crun") for path in Path("/run", tool).glob("*/s*"))
+        found += [f"container {p}" for p in states if f"{self.folder / self.name}/" in p.read_text(errors="replace")]
+        listed = self.katcall("context", "ls")
+        return found + ([f"context {listed}"] if f"lab-{self.name}" in listed else [])
+
+    # --- looking into the cluster ---------------------------------------------------------------------------
+
+    def ready_nodes(self) -> set[str]:
+        """Name the nodes that are ready."""
+        return {item["name"] for item in self.client.get("nodes")["items"] if item["ready"]}
+
+    def instances(self) -> list[Any]:
+        """Give every instance of the default namespace."""
+        return list(self.client.get("namespaces", "default", "instances")["items"])
+
+    def on(self, node: str) -> list[str]:
+        """Name the ready instances on a node."""
+        return [item["name"] for item in self.instances() if item["node"] == node and item["ready"]]
+
+    def settled(self, wanted: int) -> bool:
+        """Tell whether exactly this many instances are there, all ready."""
+        found = self.instances()
+        return len(found) == wanted and all(item["ready"] for item in found)
+
+    def apply(self, name: str, **options: Any) -> None:
+        """Apply a web server."""
+        files = {path: text.encode() for path, text in web(name, "default", **options).items()}
+        self.client.request("POST", "/v1alpha1/apply", body=pack_files(files))
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Scale a workload and wait until it is so."""
+        self.client.post("namespaces", "default", "workloads", name, "scale", body={"replicas": replicas})
+        wait_for(lambda: self.settled(replicas), f"{replicas} instances", 40)
+
+    def spread_over(self, *nodes: str) -> None:
+        """Have at least two ready instances of ``web`` on each of the nodes."""
+        replicas = len(self.instances())
+        while any(len(self.on(node)) < 2 for node in nodes):
+            replicas += 2
+            assert replicas < 30, "the scheduler leaves a node empty"
+            self.scale("web", replicas)
+
+    def ask(self, node: str, url: str) -> str:
+        """Ask a web server from a node itself."""
+        return self.lab("exec", node, "--", sys.executable, "-c", _ASK, url, timeout=20).strip()
+
+    @contextmanager
+    def sniffing(self) -> Iterator[Callable[[], list[bytes]]]:
+        """Listen on the switch between the nodes; gives the way to what was heard, once it has ended."""
+        hub = ("nsenter", f"--net=/run/netns/kl-{self.name}-hub", "--")
+        said = self.folder / f"{self.name}.frames"  # a pipe that nobody reads meanwhile would fill up
+        with said.open("wb") as out:
+            child = subprocess.Popen((*hub, sys.executable, "-u", "-c", _SNIFF), stdout=out)
+        wait_for(lambda: said.read_bytes().startswith(b"ready"), "somebody listens", 10)
+        frames: list[bytes] = []
+        try:
+            yield lambda: frames
+            time.sleep(0.3)
+        finally:
+            child.terminate()
+            child.wait(5)
+            frames += [bytes.fromhex(line) for line in said.read_text().splitlines()[1:]]
+            said.unlink()
+
+    def served(self, node: str) -> dict[int, int]:
+        """Give the web servers that run on a node, with their start times, from the kernel."""
+        space = os.stat(f"/run/netns/kl-{self.name}-{node[1:]}").st_ino
+        lines = host.processes_of(space, ())
+        return {pid: host.start_time(pid) for pid, line in lines.items() if line.endswith("/bin/serve")}
+
+
+_SNIFF = """
+import signal, socket, sys
+taps = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+print("ready")
+while True:
+    print(taps.recv(65535).hex())
+"""
+SAY = "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(sys.argv[2].encode(), (sys.argv[1], 9))"
+_ASK = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=2).read().decode())"
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
