@@ -66,6 +66,8 @@ class Client:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._tls: ssl.SSLContext | None = None
+        self._servers = list(context.servers)
+        self._moved = False
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -125,9 +127,12 @@ class Client:
         headers: Mapping[str, str] | None,
         timeout: float,
     ) -> Iterator[http.client.HTTPResponse]:
-        query = urlencode({k: _text(v) for k, v in (params or {}).items() if v is not None and v is not False})
-        target = f"{path}?{query}" if query else path
         connection = self._connect()
+        given = {k: _text(v) for k, v in (params or {}).items() if v is not None and v is not False}
+        if self._moved and method == "GET":  # what this client wrote through the server before must be seen here
+            given["consistent"] = "true"
+        query = urlencode(given)
+        target = f"{path}?{query}" if query else path
         try:
             sock = connection.sock
             sock.settimeout(timeout)
@@ -142,11 +147,15 @@ class Client:
 
     def _connect(self) -> http.client.HTTPSConnection:
         failures: list[KatError] = []
-        for server in self.context.servers:
+        for server in tuple(self._servers):
             parts = urlsplit(server)
             try:
                 connection = _Connection(parts.hostname or "", parts.port or 9115, self.tls)
                 connection.connect()
+                if failures:  # stay with the one that answers
+                    self._servers.remove(server)
+                    self._servers.insert(0, server)
+                    self._moved = True
                 return connection
             except TimeoutError:
                 failures.append(Unavailable(f"the API at {server} does not answer", hint=_HINT))
