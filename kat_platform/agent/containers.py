@@ -26,9 +26,9 @@ def key_of(name: str) -> str:
 def container_spec(
     assignment: AssignmentItem, mounts: tuple[Mount, ...], *, node: str, address: str, dns: IPv4Address, domain: str
 ) -> ContainerSpec:
-    """Give the spec of an instance's container on this node, with its overlay address; ``dns`` is the node's own name server.
+    """Give the spec of an instance's container on this node; ``dns`` is the node's own name server.
 
-    Its host name means its address in the overlay: what a program tells others of itself is then of use to them.
+    Its host name means its overlay ``address``: what a program tells others of itself is then of use to them.
     """
     record, spec = assignment.record, assignment.document.spec
     box = spec.container

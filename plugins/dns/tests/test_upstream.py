@@ -56,9 +56,14 @@ async def _server(handle: Handler, stream: Handler | None = None) -> AsyncIterat
         writer.close()
 
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
-    where = transport.get_extra_info("sockname")
-    server = await asyncio.start_server(connected, *where)
+    while True:
+        transport, _ = await loop.create_datagram_endpoint(Datagrams, local_addr=("127.0.0.1", 0))
+        where = transport.get_extra_info("sockname")
+        try:
+            server = await asyncio.start_server(connected, *where)
+            break
+        except OSError:  # somebody else has this number for TCP: take another one
+            transport.close()
     try:
         yield where
     finally:

@@ -11,9 +11,8 @@ import pytest
 from kat_platform.interfaces.store import PeerIdentity
 from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRole
-from kat_platform.pki import certificates
-from kat_platform.pki.authority import Authority
 from kat_platform.testing.conformance.store import free_port
+from kat_platform.testing.credentials import Authority, certificates
 
 from .conftest import MakeStore, peer_url
 from .test_members_real import insist

@@ -370,8 +370,8 @@ def test_no_credential_is_denied_clearly(cluster, katcall, become):
 def test_cluster_configuration_is_applied_with_care(cluster, katcall, tmp_path):
     path = tmp_path / "cluster.kat"
     text = "apiVersion: kat.dws.rip/v1alpha1\nkind: ClusterConfiguration\nmetadata: {name: cluster}\nspec: {%s}\n"
-    path.write_text(text % "backupIntervalMinutes: 60")
-    assert "~ spec.backupIntervalMinutes: 30 -> 60" in katcall("apply", "-f", path).out
+    path.write_text(text % "agentTickSeconds: 3")
+    assert "~ spec.agentTickSeconds: 2.0 -> 3.0" in katcall("apply", "-f", path).out
     assert katcall("diff", "-f", path).out == ""
     path.write_text(text % "apiPort: 1234")
     assert "apiPort" in katcall("apply", "-f", path, code=4).err
