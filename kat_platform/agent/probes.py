@@ -16,7 +16,7 @@ from kat_platform.model.load_balancer import HealthCheck, HttpCheck
 
 log = structlog.get_logger(__name__)
 
-FIRST_LOOK: Final = 0.05
+FIRST_LOOK: Final = 0.01
 """Seconds after the start before the first look; further ones follow at doubling distances until the first success, so
 that a quick starter is ready quickly. Only looks at the full period count as failures."""
 
