@@ -64,9 +64,11 @@ class Trio(RealLab):
             def ready(client: Client = only) -> bool:
                 try:
                     items = client.get("nodes", consistent=True)["items"]
-                except KatError:
-                    return False
-                return {item["name"] for item in items if item["ready"]} == set(NODES)
+                except KatError as error:
+                    raise AssertionError(str(error)) from None
+                away = [f"{item['name']}: {item}" for item in items if not item["ready"]]
+                assert not away, f"not ready: {away}"
+                return len(items) == len(NODES)
 
             try:
                 wait_for(ready, f"{node} serves, and every node is ready", 40)
