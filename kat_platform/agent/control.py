@@ -1,6 +1,6 @@
-"""Control:
+"""Control: the control-plane half of an agent.
 
-the control-plane half of an agent. Store, cache, API and leadership, in one process with the worker half.
+Store, cache, API and leadership, in one process with the worker half.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step, why it is taken, and for ``WAIT`` until when (seconds since the epoch;
+    """One step, why it is taken, and for ``WAIT`` until when.
 
-    ``None``: until something happens).
+    ``until`` is in seconds since the epoch; ``None``: until something happens.
     """
 
     action: Action

@@ -1,6 +1,6 @@
-"""Daemon:
+"""Daemon: the composition root of ``kat-agent run``.
 
-the composition root of ``kat-agent run``. Loads the plugins, starts the parts in order, ends them in order.
+Loads the plugins, starts the parts in order, ends them in order.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ LOOK: Final = 0.1
 
 
 async def drain(shop: Workshop, key: str, address: str | None, limit: float) -> None:
-    """Wait until the instance has no connection left, at most ``limit`` seconds;
+    """Wait until the instance has no connection left, at most ``limit`` seconds.
 
-    what is left then is told as an event.
+    What is left then is told as an event.
     """
     await asyncio.sleep(min(limit, SETTLE))
     if address is None or not isinstance(shop.network, CountsConnections):

@@ -76,7 +76,7 @@ def interface_addresses() -> tuple[tuple[str, str], ...]:
 
 
 def underlay_addresses(exclude: frozenset[str]) -> tuple[str, ...]:
-    """Give this machine's own IPv4 addresses, the one used towards the outside first;
+    """Give this machine's own IPv4 addresses, the one used towards the outside first.
 
     ``exclude`` are interfaces of KAT's.
     """

@@ -1,6 +1,6 @@
-"""Keeper:
+"""Keeper: all instances of one node.
 
-all instances of one node. Follows the view, the runtime's events and its own workers, and feeds network and DNS.
+Follows the view, the runtime's events and its own workers, and feeds network and DNS.
 """
 
 from __future__ import annotations
