@@ -225,7 +225,14 @@ def test_two_labs_side_by_side_and_one_that_was_interrupted(lab: RealLab, make_l
     other = make_lab()
     program = (sys.executable, "-P", "-m", "kat_platform.cli.main")
     words = ("lab", "up", "--name", other.name, "--nodes", "2", "--config", str(other.config))
-    child = subprocess.Popen((*program, *words), env=other.environment, stderr=subprocess.PIPE, text=True)
+    # A run in the background has Ctrl-C switched off, and children inherit that: a user's shell has it on.
+    child = subprocess.Popen(
+        (*program, *words),
+        env=other.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     wait_for(lambda: list((other.folder / other.name).glob("n1/data/pki/*")), "it is in the middle of it", 20)
     child.send_signal(signal.SIGINT)
     assert "lab down" in child.communicate(timeout=20)[1]
