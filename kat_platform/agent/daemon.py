@@ -19,6 +19,7 @@ from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, l
 from kat_platform.agent.membership import StoreMember
 from kat_platform.agent.node import NodeAgent
 from kat_platform.agent.renewal import Renewal
+from kat_platform.agent.watchdog import watch_loop
 from kat_platform.errors import KatError
 from kat_platform.interfaces.driver import Capability, Driver, DriverContext
 from kat_platform.model.cluster import ClusterConfiguration
@@ -100,6 +101,7 @@ class Daemon:
             name = NodeName(self._node.cluster_id, self._node.node_name, self._node.role)
             group.create_task(Renewal(name, own_tls, link.renew).run(), name="certificate renewal")
             group.create_task(worker.run(), name="node")
+            group.create_task(watch_loop(), name="watchdog")
 
     async def _control(
         self, plugins: Plugins, worker: NodeAgent, link: ApiLink, own_tls: OwnTls, started: list[Driver]

@@ -22,6 +22,9 @@ SILENCE: Final = 25.0
 """Seconds without a line (the API pings every 10) after which a stream is taken for dead."""
 
 CALL_TIMEOUT: Final = 10.0
+
+PATIENCE: Final = 2.0
+"""Seconds for which one server may keep a heartbeat waiting, at most: the store answers one in milliseconds."""
 _STATUSES: Final[dict[int, type[KatError]]] = {401: Unauthenticated, 403: Denied, 404: NotFound}
 
 
@@ -86,7 +89,7 @@ class ApiLink:
 
         A server that hangs must not cost the node its life: each is given a quarter of that time at most.
         """
-        patience = max(1.0, ttl / 4)
+        patience = max(1.0, min(ttl / 4, PATIENCE))
         for _ in range(len(self._endpoints) - 1):
             try:
                 await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
