@@ -22,7 +22,7 @@ bench: ## measure, and print the table
 	@scripts/bench.sh
 
 soak: ## run the slow and random tests ten times over
-	@KAT_TEST_ROUNDS=10 scripts/test.sh
+	@KAT_TEST_SOAK=1 KAT_TEST_ROUNDS=10 scripts/test.sh
 
 dist: ## build the wheels of the core and of each plugin into dist/
 	@scripts/host.sh lint && scripts/install.sh .venv-test default,testing,lint && ls -1 dist/*.whl

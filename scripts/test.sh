@@ -27,11 +27,13 @@ clear_up() {
 trap 'clear_up; exit 130' INT TERM HUP
 
 arguments=("$@")
+real="real and not soak"
+[ "${KAT_TEST_SOAK:-}" != 1 ] || real=real
 for round in $(seq "${KAT_TEST_ROUNDS:-1}"); do
     say "tests of decisions, on all cores (round $round)"
     "$bin/pytest" -q -n auto --dist loadfile -m "not real" "${arguments[@]}" </dev/null || failed=1
     say "tests on real parts, one after another (round $round)"
-    "$bin/pytest" -q -m real "${arguments[@]}" </dev/null || failed=1
+    "$bin/pytest" -q -m "$real" "${arguments[@]}" </dev/null || failed=1
 done
 trap - INT TERM HUP
 clear_up
