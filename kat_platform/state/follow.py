@@ -81,8 +81,8 @@ def advance(view: View, batch: WatchBatch) -> tuple[View, Changes]:
 async def follow(store: Store, prefix: str) -> AsyncGenerator[tuple[View, Changes], None]:
     """Give the view of a prefix at once, then a new one with its changes whenever something changes, for ever.
 
-    The first view comes with every key as a change; a view without changes only tells how far it is. Waits through outages of the store; raises only errors that
-    waiting does not mend (``Denied``, for one). Close it with ``aclose``.
+    The first view comes with every key as a change; a view without changes only tells how far it is. Waits through
+    outages of the store; raises only errors that waiting does not mend (``Denied``, for one). Close it with ``aclose``.
     """
     view, first = View({}, 0), True
     while True:

@@ -179,9 +179,7 @@ async def join(request: web.Request, api: Api) -> web.StreamResponse:
     raise Conflict("too many machines join at the same moment", hint="try again")
 
 
-async def _redeemed(
-    request: web.Request, api: Api, body: PrepareBody, key: str | None
-) -> tuple[Any, JoinTokenRecord]:
+async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str | None) -> tuple[Any, JoinTokenRecord]:
     """Check the token; gives its record as found, and as it is after this use.
 
     Without ``key`` (it is not known yet) a node that has used the token may ask again: it has to prove its key later.
