@@ -17,6 +17,9 @@ from kat_platform.interfaces.driver import Capability, DriverContext, DriverInfo
 
 TTL = 5
 
+FREE_PORT_TRIES = 20
+"""A port the system chose for UDP may be taken for TCP: then it is asked for another."""
+
 
 class FakeDnsConfig(BaseModel):
     """The fake has nothing to configure."""
@@ -147,12 +150,21 @@ class FakeDns:
     async def _bind(self, asked: ListenAddress) -> tuple[ListenAddress, tuple[asyncio.BaseTransport, asyncio.Server]]:
         loop = asyncio.get_running_loop()
         host = str(asked.address)
-        try:
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=(host, asked.port))
-            port = int(transport.get_extra_info("sockname")[1])
-            server = await asyncio.start_server(self._stream, host, port)
-        except OSError as error:
-            raise DriverError(f"cannot answer on {host} port {asked.port}: {error}") from error
+        tries = 1 if asked.port else FREE_PORT_TRIES
+        while True:
+            tries -= 1
+            transport: asyncio.BaseTransport | None = None
+            try:
+                local = (host, asked.port)
+                transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self), local_addr=local)
+                port = int(transport.get_extra_info("sockname")[1])
+                server = await asyncio.start_server(self._stream, host, port)
+                break
+            except OSError as error:
+                if transport is not None:
+                    transport.close()
+                if not tries:
+                    raise DriverError(f"cannot answer on {host} port {asked.port}: {error}") from error
         return ListenAddress(asked.address, port), (transport, server)
 
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
