@@ -70,6 +70,10 @@ class Lab(Model):
         """Network namespace of a machine."""
         return f"{PREFIX}-{self.name}-{node.number}"
 
+    def hardware_address(self, node: LabNode) -> str:
+        """Ethernet address of a machine: the same after a power cut, or the others would look for the old one."""
+        return "02:4b:" + ":".join(f"{byte:02x}" for byte in node.address.packed)
+
     def port(self, node: LabNode) -> str:
         """The switch's interface towards a machine."""
         return f"{PREFIX}-{self.name}-{node.number}"

@@ -50,6 +50,7 @@ def plug_in(lab: Lab, node: LabNode) -> None:
     if not attempt("ip", "-n", space, "link", "show", UPLINK):
         attempt("ip", "-n", lab.hub, "link", "delete", port)
         run("ip", "-n", lab.hub, "link", "add", port, "type", "veth", "peer", "name", UPLINK, "netns", space)
+        run("ip", "-n", space, "link", "set", UPLINK, "address", lab.hardware_address(node))
         run("ip", "-n", space, "address", "add", f"{node.address}/{lab.network.prefixlen}", "dev", UPLINK)
     run("ip", "-n", lab.hub, "link", "set", port, "up")
     run("ip", "-n", space, "link", "set", UPLINK, "up")
