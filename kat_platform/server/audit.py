@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 KEPT_SECONDS: Final = 7 * 24 * 3600.0
 KEPT_RECORDS: Final = 2000
+END_SECONDS: Final = 2.0
+"""How long the end waits for the store, which may have lost its quorum; the records are in the log as well."""
 FLUSH_SECONDS: Final = 0.5
 TRIM_SECONDS: Final = 600.0
 _PENDING: Final = 5000
@@ -99,7 +101,11 @@ class AuditLog:
                     trimmed = self._now()
                     await self._trim()
         finally:
-            await self.flush()
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    await self.flush()
+            except TimeoutError:  # they are in the log all the same; an agent that is told to stop has to end
+                log.warning("audit-not-kept", reason="the store did not take the last records")
 
     async def flush(self) -> None:
         """Write what is pending; what cannot be written now stays pending."""

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 KEPT_SECONDS: Final = 24 * 3600.0
 """How long an event is kept after it happened last."""
+END_SECONDS: Final = 2.0
+"""How long the end of a recorder waits for the store, which may have lost its quorum."""
 FLUSH_SECONDS: Final = 0.2
 """How long an event waits for others to be written with."""
 REPEAT_SECONDS: Final = 5.0
@@ -129,7 +131,11 @@ class EventRecorder:
                     await asyncio.sleep(1.0)  # repetitions that wait for their turn, or a store that is away
                     self._wake.set()
         finally:
-            await self.flush()
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    await self.flush()
+            except TimeoutError:  # a store without a quorum must not hold up an agent that is told to stop
+                log.warning("events-lost", count=len(self._pending), reason="the store did not take them at the end")
 
     async def flush(self, *, everything: bool = True) -> None:
         """Write what is pending; without ``everything`` not the counts that were written a moment ago."""

@@ -232,7 +232,6 @@ def test_the_leader_is_cut_off_from_the_others(lab: Trio, unharmed: Writer) -> N
         lab.lab("heal", old)
 
 
-@pytest.mark.soak  # once in about ten runs one of the three agents does not answer again after the power is back
 def test_all_nodes_lose_power_and_come_back(lab: Trio) -> None:
     with Writer(lab) as writer:
         time.sleep(2)
@@ -250,7 +249,7 @@ def test_all_nodes_lose_power_and_come_back(lab: Trio) -> None:
 def test_one_survivor_goes_on_alone_and_the_control_plane_grows_again(lab: Trio) -> None:
     for node in ("n2", "n3"):
         lab.lab("kill", node)
-    lab.lab("stop", "--only", "agent", "n1")
+    lab.lab("stop", "--only", "agent", "n1")  # which ends in time although the store has no quorum any more
     data = str(lab.folder / lab.name / "n1/data")
     command = ("recover", "--force-new-cluster", "--yes", "--data-path", data)
     said = lab.lab("exec", "n1", "--", sys.executable, "-P", "-m", "kat_platform.cli.agent_main", *command)

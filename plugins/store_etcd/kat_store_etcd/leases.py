@@ -17,6 +17,9 @@ from kat_store_etcd.faults import translate
 
 log = structlog.get_logger(__name__)
 
+DROP_SECONDS = 1.0
+"""How long the end of a lease is asked for: one that etcd cannot end now, for want of a quorum, ends by itself."""
+
 
 def now() -> float:
     """Tell the time leases are held against: it goes on while the machine sleeps, as etcd's elsewhere does."""
@@ -130,8 +133,9 @@ class KeptLease:
             return
         self._dropped = True
         try:
-            await revoke(self._client, self.id)
-        except KatError as error:
+            async with asyncio.timeout(DROP_SECONDS):
+                await revoke(self._client, self.id)
+        except (KatError, TimeoutError) as error:
             log.warning("lease-left-to-expire", lease=f"{self.id:x}", seconds=self._ttl, error=str(error))
 
     async def _keep(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kat_platform.model.event import Event
+from kat_platform.observability.metrics import Metrics
+from kat_platform.server import audit
 from kat_platform.state import events, keys
 from kat_platform.state.events import EventRecorder, expired, merge
 from kat_platform.testing.fakes.store import MemoryStore
@@ -102,6 +105,43 @@ async def test_a_store_that_is_away_costs_nothing_but_time(store):
     await recorder.flush()
     [found] = await stored(store)
     assert found.count == 2
+
+
+class Silent(MemoryStore):
+    """A store that has lost its quorum: nothing is refused, nothing is answered."""
+
+    async def transaction(self, compares, then, otherwise=()):
+        await asyncio.Event().wait()
+
+    async def list(self, prefix, *, keys_only=False):
+        await asyncio.Event().wait()
+
+    async def get(self, key):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("what", ["events", "audit"])
+async def test_a_store_without_a_quorum_does_not_hold_up_the_end(what, monkeypatch):
+    store = Silent()
+    await store.start()
+    for module in (events, audit):
+        monkeypatch.setattr(module, "END_SECONDS", 0.05)
+    if what == "events":
+        writer = EventRecorder(store)
+        writer.note(event())
+    else:
+        writer = audit.AuditLog(store, now=lambda: 1000.0, metrics=Metrics())
+        writer.note(
+            audit.AuditRecord(
+                at=1.0, request="1", who="a", verb="update", resource="nodes", decision="allowed", status=200
+            )
+        )
+    running = asyncio.create_task(writer.run())
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait({running}, timeout=5)
+    assert running.done(), "it waits for the store for ever"
+    await store.stop()
 
 
 async def test_hooks_hear_of_each(store):
