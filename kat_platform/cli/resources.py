@@ -132,10 +132,22 @@ def _node(item: Item) -> tuple[str, ...]:
         item["name"],
         state,
         str(record["role"]),
+        str(next(iter(report.get("addresses", ())), "-")),
         str(record.get("subnet") or "-"),
+        *_load(item),
         str(report.get("versions", {}).get("agent", "-")),
         render.age(record.get("createdAt")),
     )
+
+
+def _load(item: Item) -> tuple[str, str, str]:
+    """Show how many instances a node has, and the share of its room that they ask for."""
+    load, room = item.get("load") or {}, (item.get("report") or {}).get("allocatable") or {}
+    shares = (
+        f"{100 * load.get(part, 0) / room[part]:.0f}%" if room.get(part) else "-"
+        for part in ("cpuMillicores", "memoryBytes")
+    )
+    return (str(load.get("instances", 0)), *shares)  # type: ignore[return-value]  # two shares
 
 
 def _node_wide(item: Item) -> tuple[str, ...]:
@@ -190,8 +202,8 @@ KINDS: Final = (
     ),
     Kind(
         "nodes", "node", ("no",), False,
-        ("NAME", "STATE", "ROLE", "SUBNET", "VERSION", "AGE"), _node,
-        ("ADDRESSES", "CPU", "MEMORY", "OS"), _node_wide,
+        ("NAME", "STATE", "ROLE", "ADDRESS", "SUBNET", "INSTANCES", "CPU", "MEMORY", "VERSION", "AGE"), _node,
+        ("ALL ADDRESSES", "CORES", "ROOM", "OS"), _node_wide,
     ),
     Kind(
         "namespaces", "namespace", ("ns",), False, ("NAME", "ISOLATION"),

@@ -67,6 +67,14 @@ class InstanceItem(Model):
     status: InstanceStatus | None = None
 
 
+class NodeLoad(Model):
+    """What the instances on a node ask of it, as of when the item was made: millicores, bytes, and their number."""
+
+    instances: int = 0
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+
+
 class NodeItem(Model):
     """A node: its record, its own report, and whether it is ready."""
 
@@ -80,6 +88,7 @@ class NodeItem(Model):
     """All of them: the operator's and the facts of the host."""
     record: NodeRecord
     report: NodeReport | None = None
+    load: NodeLoad = NodeLoad()
 
 
 class NamespaceItem(Model):

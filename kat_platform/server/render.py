@@ -197,7 +197,22 @@ def _node(state: ClusterState, name: str) -> items.NodeItem | None:
         labels=labels_of(record, report),
         record=record,
         report=report,
+        load=_load(state, name),
     )
+
+
+def _load(state: ClusterState, node: str) -> items.NodeLoad:
+    """Add up what the instances on a node ask of it; nothing of this is stored anywhere."""
+    number = cpu = memory = 0
+    for (ns, _), record in state.instances.items():
+        if record.node != node or phase_of(record, state.statuses.get((ns, record.id))).terminal:
+            continue
+        number += 1
+        revision = state.revisions.get((ns, record.workload, record.revision))
+        if revision is not None:
+            millicores, size = revision.document.spec.container.resources.demand
+            cpu, memory = cpu + millicores, memory + size
+    return items.NodeLoad(instances=number, cpu_millicores=cpu, memory_bytes=memory)
 
 
 def _event(state: ClusterState, ns: str, identity: str) -> items.EventItem | None:

@@ -313,6 +313,15 @@ def test_nodes_are_cordoned(cluster, katcall):
     katcall("node", "cordon", "n9", code=3)
 
 
+def test_nodes_show_where_they_are_and_what_they_carry(cluster, katcall, folder):
+    katcall("apply", folder)
+    run_instances(cluster)
+    head, line = katcall("node", "ls").out.splitlines()
+    shown = dict(zip(head.split(), line.split(), strict=True))
+    assert (shown["NAME"], shown["INSTANCES"], shown["ROLE"]) == ("n1", "2", "control-plane")
+    assert katcall("node", "ls", "-o", "json").json["items"][0]["load"]["instances"] == 2
+
+
 def test_version_explain_completion(cluster, katcall, monkeypatch):
     assert "server:" in katcall("version").out
     assert "list of" in katcall("explain", "workload.spec.tolerations").out
