@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,11 @@ class Row:
 def row(what: str, samples: Sequence[float], unit: str, *, aim: str = "", note: str = "") -> Row:
     """Make a row from samples."""
     return Row(what, statistics.median(samples), min(samples), max(samples), unit, len(samples), aim, note)
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """Give the value that ``percent`` of the samples do not exceed: the nearest of them, none in between."""
+    return sorted(samples)[max(0, math.ceil(len(samples) * percent / 100) - 1)]
 
 
 def ratio(what: str, above: Sequence[float], below: Sequence[float], *, aim: str = "", note: str = "") -> Row:

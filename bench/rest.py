@@ -17,16 +17,21 @@ def own_processes(node: RealNode) -> dict[int, str]:
     """Give the processes KAT needs, by a short name; what runs inside the containers is the user's."""
     found = {}
     for pid, line in node.processes().items():
-        words = {"etcd --name": "etcd", "system service": "podman service", "conmon": "conmon", "kat": "agent"}
-        name = next((short for mark, short in words.items() if mark in line), "")
-        if "wireguard-go" in line:
-            name = "wireguard-go"
-        if name and Path(f"/proc/{pid}").exists() and not _in_container(pid):
+        name = short_name(line)
+        if name and Path(f"/proc/{pid}").exists() and not in_container(pid):
             found[pid] = name
     return found
 
 
-def _in_container(pid: int) -> bool:
+def short_name(line: str) -> str:
+    """Name a process by its command line; empty when it is none of KAT's."""
+    words = {"etcd --name": "etcd", "system service": "podman service", "conmon": "conmon", "kat": "agent"}
+    name = next((short for mark, short in words.items() if mark in line), "")
+    return "wireguard-go" if "wireguard-go" in line else name
+
+
+def in_container(pid: int) -> bool:
+    """Tell whether a process runs inside a container: in another process namespace than ours."""
     own, other = os.stat("/proc/self/ns/pid").st_ino, 0
     try:
         other = os.stat(f"/proc/{pid}/ns/pid").st_ino
@@ -35,7 +40,7 @@ def _in_container(pid: int) -> bool:
     return own != other
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def memory_of(pid: int) -> tuple[int, int]:
     """Give resident and proportional set size in KiB."""
     rss = pss = 0
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -46,12 +51,14 @@ def _memory(pid: int) -> tuple[int, int]:
     return rss, pss
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Give the seconds of CPU a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
-def _written(pid: int) -> int:
+def written_by(pid: int) -> int:
+    """Give the bytes a process has caused to be written to disk."""
     for line in Path(f"/proc/{pid}/io").read_text().splitlines():
         if line.startswith("write_bytes:"):
             return int(line.split()[1])
@@ -62,7 +69,7 @@ def memory(node: RealNode, count: int) -> list[Row]:
     """Measure memory now, with ``count`` containers."""
     whole: dict[str, list[int]] = {}
     for pid, name in own_processes(node).items():
-        rss, pss = _memory(pid)
+        rss, pss = memory_of(pid)
         sums = whole.setdefault(name, [0, 0])
         sums[0] += rss
         sums[1] += pss
@@ -77,7 +84,7 @@ def memory(node: RealNode, count: int) -> list[Row]:
 
 def idle(node: RealNode, seconds: float) -> list[Row]:
     """Measure CPU time and bytes written over a while in which nothing happens."""
-    before = {pid: (name, _cpu(pid), _written(pid)) for pid, name in own_processes(node).items()}
+    before = {pid: (name, cpu_of(pid), written_by(pid)) for pid, name in own_processes(node).items()}
     began = time.monotonic()
     time.sleep(seconds)
     span = time.monotonic() - began
@@ -85,8 +92,8 @@ def idle(node: RealNode, seconds: float) -> list[Row]:
     written: dict[str, int] = {}
     for pid, (name, spent, bytes_) in before.items():
         if Path(f"/proc/{pid}").exists():
-            cpu[name] = cpu.get(name, 0) + (_cpu(pid) - spent) / span * 100
-            written[name] = written.get(name, 0) + _written(pid) - bytes_
+            cpu[name] = cpu.get(name, 0) + (cpu_of(pid) - spent) / span * 100
+            written[name] = written.get(name, 0) + written_by(pid) - bytes_
     share = ", ".join(f"{name} {value:.2f}" for name, value in sorted(cpu.items(), key=lambda item: -item[1]))
     by = ", ".join(f"{name} {value}" for name, value in written.items() if value) or "nobody"
     return [

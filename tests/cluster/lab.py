@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ import pytest
 
 from kat_platform.cli import context as contexts
 from kat_platform.cli.client import Client
+from kat_platform.lab.machine import unmount_below
 from kat_platform.quadlet.archive import pack_files
 
-from . import host
+from . import host, images, site
 from .host import wait_for
 from .quadlets import web
 
@@ -45,10 +47,10 @@ class RealLab:
         """Run a verb of ``katcall lab`` on this lab."""
         return self.katcall("lab", verb, "--name", self.name, *words, **options)
 
-    def up(self, nodes: int) -> float:
+    def up(self, nodes: int, *words: str) -> float:
         """Make it; gives the seconds that took."""
         began = time.monotonic()
-        self.lab("up", "--nodes", str(nodes), "--config", str(self.config))
+        self.lab("up", "--nodes", str(nodes), "--config", str(self.config), *words)
         took = time.monotonic() - began
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("KAT_CONFIG", self.environment["KAT_CONFIG"])
@@ -140,6 +142,45 @@ class RealLab:
         space = os.stat(f"/run/netns/kl-{self.name}-{node[1:]}").st_ino
         lines = host.processes_of(space, ())
         return {pid: host.start_time(pid) for pid, line in lines.items() if line.endswith("/bin/serve")}
+
+
+@contextmanager
+def several(folder: Path) -> Iterator[Callable[[], RealLab]]:
+    """Give a way to make labs with the tests' images, none of which is up. At the end all are taken down, and must
+    leave nothing.
+    """
+    store = folder / "images"
+    (folder / "images.tar").write_bytes(images.archive())
+    podman = ("podman", "--root", str(store), "--runroot", str(folder / "run"), "--storage-driver", "overlay")
+    host.run(*podman, "load", "--quiet", "--input", str(folder / "images.tar"))
+    config = folder / "cluster.kat"
+    config.write_text(
+        "{apiVersion: kat.dws.rip/v1alpha1, kind: ClusterConfiguration, metadata: {name: lab},"
+        f" spec: {{pluginConfig: {{podman: {{localStores: [{store}]}}}}}}}}"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": site.python_path(folder / "site"),
+        "KAT_LAB_HOME": str(folder / "home"),
+        "KAT_CONFIG": str(folder / "config.json"),
+    }
+    made: list[RealLab] = []
+
+    def make() -> RealLab:
+        made.append(RealLab(folder / "home", config, environment))
+        return made[-1]
+
+    left = []
+    try:
+        yield make
+    finally:
+        for each in made:
+            each.lab("down", check=False)
+            left += each.left()
+        host.run(*podman, "rmi", "--all", "--force")
+        unmount_below(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not left, left
 
 
 _SNIFF = """

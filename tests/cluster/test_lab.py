@@ -5,8 +5,6 @@ All of it through ``katcall lab``: what is done to a node here, a user can do.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kat_platform.lab.machine import unmount_below
-
-from . import host, images, site
 from .host import wait_for
-from .lab import SAY, RealLab
+from .lab import SAY, RealLab, several
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -31,37 +26,8 @@ LOST_SECONDS = 20.0
 @pytest.fixture(scope="module")
 def make_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RealLab]]:
     """Makes labs, none of which is up; what is up at the end is taken down, and must leave nothing."""
-    folder = tmp_path_factory.mktemp("lab")
-    store = folder / "images"
-    (folder / "images.tar").write_bytes(images.archive())
-    podman = ("podman", "--root", str(store), "--runroot", str(folder / "run"), "--storage-driver", "overlay")
-    host.run(*podman, "load", "--quiet", "--input", str(folder / "images.tar"))
-    config = folder / "cluster.kat"
-    config.write_text(
-        "{apiVersion: kat.dws.rip/v1alpha1, kind: ClusterConfiguration, metadata: {name: lab},"
-        f" spec: {{pluginConfig: {{podman: {{localStores: [{store}]}}}}}}}}"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": site.python_path(folder / "site"),
-        "KAT_LAB_HOME": str(folder / "home"),
-        "KAT_CONFIG": str(folder / "config.json"),
-    }
-    made: list[RealLab] = []
-
-    def make() -> RealLab:
-        made.append(RealLab(folder / "home", config, environment))
-        return made[-1]
-
-    yield make
-    left = []
-    for each in made:
-        each.lab("down", check=False)
-        left += each.left()
-    host.run(*podman, "rmi", "--all", "--force")
-    unmount_below(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    assert not left, left
+    with several(tmp_path_factory.mktemp("lab")) as make:
+        yield make
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,85 @@
+"""Overlay: container to container on two nodes, beside the same two nodes' own ends of the bare WireGuard link."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import stream
+from bench.figures import Row, percentile, ratio, row
+from bench.labs import Cluster, cluster
+from tests.cluster import host
+
+PORT = 8099
+SECONDS = 3.0
+REQUESTS = 3000
+End = tuple[str, str]
+"""Path of a network namespace, and an address in it."""
+
+
+def measure(runs: int) -> list[Row]:
+    """Measure one TCP stream and small requests, both ways of going taken in turn."""
+    with cluster(3) as lab:
+        lab.web(3)
+        for node in ("n2", "n3"):
+            lab.gather(node, 1)
+        paths = {"pod": [_pod(lab, n) for n in ("n2", "n3")], "wire": [_wire(lab, n) for n in ("n2", "n3")]}
+        rates: dict[str, list[float]] = {name: [] for name in paths}
+        middles: dict[str, list[float]] = {name: [] for name in paths}
+        tails: dict[str, list[float]] = {name: [] for name in paths}
+        for _ in range(runs):
+            for name, (source, target) in paths.items():
+                with _served(target):
+                    rates[name].append(json.loads(_send(source, target, "push", SECONDS)) * 8 / 1e6)
+                    took = [each * 1e6 for each in json.loads(_send(source, target, "ask", REQUESTS))]
+                middles[name].append(percentile(took, 50))
+                tails[name].append(percentile(took, 99))
+    return [
+        row("pod to pod, one TCP stream", rates["pod"], "Mbit/s", note="containers on two nodes"),
+        row("bare WireGuard link, the same", rates["wire"], "Mbit/s", note="node to node in the overlay"),
+        ratio("pod / bare link, throughput", rates["pod"], rates["wire"], aim="at least 0.9"),
+        row(f"pod to pod, {stream.SMALL} bytes and back, median", middles["pod"], "µs"),
+        row("bare WireGuard link, median", middles["wire"], "µs"),
+        ratio("pod / bare link, latency", middles["pod"], middles["wire"], aim="at most 1.1"),
+        row(f"pod to pod, {stream.SMALL} bytes and back, p99", tails["pod"], "µs"),
+        row("bare WireGuard link, p99", tails["wire"], "µs"),
+    ]
+
+
+def _pod(lab: Cluster, node: str) -> End:
+    """Give a container's end: the namespace of its web server, and the address KAT gave it."""
+    instance = next(item for item in lab.lab.instances() if item["node"] == node and item["ready"])
+    return f"/proc/{instance['status']['pid']}/ns/net", str(instance["status"]["address"])
+
+
+def _wire(lab: Cluster, node: str) -> End:
+    """Give a node's own end of its tunnel."""
+    space = lab.space(node)
+    names = host.run("nsenter", f"--net={space}", "wg", "show", "interfaces").split()
+    links = json.loads(host.run("nsenter", f"--net={space}", "ip", "-j", "-4", "address", "show", "dev", names[0]))
+    return space, str(links[0]["addr_info"][0]["local"])
+
+
+def _command(end: End, *words: str) -> tuple[str, ...]:
+    # -I: what is sent costs the same whatever KAT is installed
+    return ("nsenter", f"--net={end[0]}", "--", sys.executable, "-I", str(Path(stream.__file__)), *words)
+
+
+@contextmanager
+def _served(end: End) -> Iterator[None]:
+    command = _command(end, "serve", end[1], str(PORT))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n", f"nobody listens on {end[1]}"
+            yield
+        finally:
+            child.kill()
+
+
+def _send(source: End, target: End, kind: str, amount: float) -> str:
+    return host.run(*_command(source, kind, target[1], str(PORT), f"{amount:g}"), timeout=120)
