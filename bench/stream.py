@@ -1,7 +1,7 @@
 """Stream: a sender and a receiver over TCP, for ``bench.overlay``. Standard library only: each end runs by itself.
 
-``stream.py serve ADDRESS PORT`` answers until its standard input ends; ``stream.py push|ask ADDRESS PORT AMOUNT`` prints JSON:
-of ``push`` the bytes a second that arrived (AMOUNT in seconds), of ``ask`` the seconds of AMOUNT exchanges.
+``serve ADDRESS PORT`` answers until its standard input ends. ``push ADDRESS PORT SECONDS`` prints the bytes a second
+that arrived, ``ask ADDRESS PORT COUNT`` the seconds of each of so many exchanges, as JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _accept(listener: socket.socket) -> None:
 
 
 def _take(connection: socket.socket) -> None:
-    """Receive all, and answer how many bytes a second came; not in the first half second, in which TCP gets up to speed."""
+    """Receive all, and answer how many bytes a second came after the first half second: TCP gets up to speed in it."""
     room = memoryview(bytearray(CHUNK))
     began = time.perf_counter()
     counted, since = 0, 0.0
