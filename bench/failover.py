@@ -55,14 +55,14 @@ def _same_timers(lab: Cluster) -> list[str]:
         if _timers(lab, node) != flags:
             lab.machine(node).stop(Part.AGENT)
             lab.start(node)
-            lab.well()
+            lab.serving()
     assert all(_timers(lab, node) == flags for node in lab.nodes), "the members' timers differ"
     return flags
 
 
 def _once(lab: Cluster) -> float:
+    lab.serving()
     lab.well()
-    lab.until(lambda: lab.leader() is not None, "there is a leader", LIMIT)
     old = str(lab.leader())
     others = lab.through(*(node for node in lab.nodes if node != old))
     wanted = len(_made(others)) + 1

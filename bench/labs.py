@@ -94,6 +94,16 @@ class Cluster:
         if instances is not None:
             self.until(lambda: self.lab.settled(instances), f"{instances} instances are ready", 120)
 
+    def serving(self) -> None:
+        """Wait until every control-plane node serves what the others do, and there is a leader.
+
+        A node that was away for less than the loss timeout counted as ready all the while.
+        """
+        for number in range(1, len(self._servers()) + 1):
+            only = self.through(f"n{number}")
+            self.until(lambda c=only: bool(c.get("nodes", consistent=True)), f"n{number} serves", 60)  # type: ignore[misc]
+        self.until(lambda: self.leader() is not None, "there is a leader", 30)
+
     def until(self, look: Callable[[], bool], what: str, seconds: float) -> None:
         """Wait for something; an API that does not answer meanwhile is no answer. Fails after ``seconds``."""
 

@@ -74,11 +74,11 @@ def memory(node: RealNode, count: int) -> list[Row]:
         sums[0] += rss
         sums[1] += pss
     parts = ", ".join(f"{name} {rss // 1024}" for name, (rss, _) in sorted(whole.items(), key=lambda item: -item[1][0]))
-    rss, pss = (sum(values[index] for values in whole.values()) / 1024 for index in (0, 1))
+    total = [sum(values[index] for values in whole.values()) / 1024 for index in (0, 1)]
     aim = "at most 220, aim 160" if count == 0 else ""
     return [
-        row(f"memory at rest, {count} containers, RSS", [rss], "MiB", aim=aim, note=parts),
-        row(f"memory at rest, {count} containers, PSS", [pss], "MiB"),
+        row(f"memory at rest, {count} containers, RSS", [total[0]], "MiB", aim=aim, note=parts),
+        row(f"memory at rest, {count} containers, PSS", [total[1]], "MiB"),
     ]
 
 

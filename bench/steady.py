@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import changes
 from bench.figures import Row, row
 from bench.labs import Cluster, cluster
 from bench.rest import cpu_of, in_container, memory_of, short_name, written_by
 from kat_platform.lab import processes
+from kat_platform.lab.machine import Part
 
 INSTANCES = 30
+WHAT = f"at rest, 5 nodes, {INSTANCES} instances"
 QUIET = 20.0
 """Seconds until what the start has set off has ended."""
 
@@ -35,14 +38,20 @@ def measure(seconds: float) -> list[Row]:
         time.sleep(QUIET)
         lab.until(lambda: lab.leader() is not None, "there is a leader", 30)
         leader = str(lab.leader())
+        store = lab.machine(leader).pids(Part.STORE)[0]
+        moment = changes.mark(store)
         before = {node: _use(lab, node) for node in lab.nodes}
         began = time.monotonic()
         time.sleep(seconds)
         span = time.monotonic() - began
         after = {node: _use(lab, node) for node in lab.nodes}
+        now, keys = changes.mark(store), changes.since(store, moment)
         assert lab.leader() == leader, "the leader changed meanwhile: that is no steady state"
     kinds = {node: kind_of(number, node == leader) for number, node in enumerate(lab.nodes, 1)}
-    return rows(before, after, kinds, span)
+    note = ", ".join(f"{kind} {count}" for kind, count in keys.most_common()) or "no key was put"
+    made = [row(f"{WHAT}: changes in the store", [(now.revision - moment.revision) * 3600 / span], "per h", note=note)]
+    made.append(row(f"{WHAT}: entries of etcd's log", [(now.entries - moment.entries) * 3600 / span], "per h"))
+    return [*made, *rows(before, after, kinds, span)]
 
 
 def kind_of(number: int, leads: bool) -> str:
@@ -59,16 +68,15 @@ def rows(before: dict[str, Use], after: dict[str, Use], kinds: dict[str, str], s
     wal = [(after[node].wal - before[node].wal) * hour for node in control]
     others = [float(after[node].others - before[node].others) * hour for node in kinds]
     note = f"seen for {span:.0f} s"
-    what = f"at rest, 5 nodes, {INSTANCES} instances"
-    made.append(row(f"{what}: etcd's disk writes, each", etcd, "bytes/h", aim="0 but for changes", note=note))
-    made.append(row(f"{what}: etcd's WAL grows, each", wal, "bytes/h", aim="0 but for changes", note=note))
-    made.append(row(f"{what}: disk writes of all else, each node", others, "bytes/h", note=note))
+    made.append(row(f"{WHAT}: etcd's disk writes, each", etcd, "bytes/h", aim="0 but for changes", note=note))
+    made.append(row(f"{WHAT}: etcd's WAL grows, each", wal, "bytes/h", aim="0 but for changes", note=note))
+    made.append(row(f"{WHAT}: disk writes of all else, each node", others, "bytes/h", note=note))
     for kind in dict.fromkeys(("leader", "control plane", "worker")):
         nodes = [node for node in kinds if kinds[node] == kind]
         cpu = [(after[node].cpu - before[node].cpu) / span * 100 for node in nodes]
-        made.append(row(f"{what}: CPU, {kind}", cpu, "% of a core"))
-        made.append(row(f"{what}: RSS, {kind}", [after[node].rss / 1024 for node in nodes], "MiB"))
-        made.append(row(f"{what}: PSS, {kind}", [after[node].pss / 1024 for node in nodes], "MiB"))
+        made.append(row(f"{WHAT}: CPU, {kind}", cpu, "% of a core"))
+        made.append(row(f"{WHAT}: RSS, {kind}", [after[node].rss / 1024 for node in nodes], "MiB"))
+        made.append(row(f"{WHAT}: PSS, {kind}", [after[node].pss / 1024 for node in nodes], "MiB"))
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import figures, steady, stream
+from bench import changes, figures, steady, stream
 from bench.etcds import timers
 from bench.eviction import counted
 from bench.rest import short_name
@@ -82,6 +82,10 @@ def test_what_was_used_is_told_by_kind_of_node() -> None:
     assert rows["CPU, worker"].median == pytest.approx(1.0)
     assert rows["CPU, worker"].runs == 2
     assert rows["RSS, leader"].median == 2
+
+
+def test_changes_are_told_by_kind_and_not_by_object() -> None:
+    assert changes.by_kind(["/kat/nodes/n1", "/kat/nodes/n2", "/kat/leader"]) == {"kat/nodes": 2, "kat/leader": 1}
 
 
 @pytest.mark.parametrize(
