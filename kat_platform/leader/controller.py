@@ -108,7 +108,7 @@ class Controller:
                 log.warning("changes not written", error=str(error), code=error.code)
                 return now + (0.5 if error.retryable else 2.0)
             for change in changes:
-                log.info("change", what=str(change))
+                log.info("change", what=str(change), term=leadership.revision, revision=revision)
                 self._metrics.count("kat_leader_changes_total", type(change).__name__)
             await self._cache.reached(revision)
         for event in events:

@@ -15,9 +15,9 @@ from .quadlets import document, web, workload
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs real parts."""
+    """Everything here needs real parts, but for the decisions about fault runs."""
     for item in items:
-        if "tests/cluster" in str(item.path):
+        if "tests/cluster" in str(item.path) and "tests/cluster/faults" not in str(item.path):
             item.add_marker(pytest.mark.real)
 
 
