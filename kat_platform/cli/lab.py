@@ -52,15 +52,18 @@ def _say(began: float) -> Any:
 @click.option("--nodes", type=int, default=3, show_default=True, help="How many nodes.")
 @click.option("--control-plane", type=int, default=1, show_default=True, help="How many of them are control plane.")
 @click.option("--config", type=click.Path(path_type=Path, exists=True), help="cluster.kat for the lab.")
+@click.option("--disk", "disk_mib", type=int, metavar="MIB", help="Give each node a disk of its own of this size.")
 @_lab
-def up(nodes: int, control_plane: int, config: Path | None, lab_name: str) -> None:
+def up(nodes: int, control_plane: int, config: Path | None, disk_mib: int | None, lab_name: str) -> None:
     """Make a lab and wait until all of its nodes are ready."""
     from kat_platform.lab.build import bring_up
 
     _root()
     began = time.monotonic()
     try:
-        made = bring_up(lab_name, nodes=nodes, control_plane=control_plane, config=config, say=_say(began))
+        made = bring_up(
+            lab_name, nodes=nodes, control_plane=control_plane, config=config, say=_say(began), disk_mib=disk_mib
+        )
     except KeyboardInterrupt:
         click.echo(f"interrupted: 'katcall lab down --name {lab_name}' takes away what was made", err=True)
         raise
@@ -86,7 +89,7 @@ def down(every: bool, lab_name: str) -> None:
 @click.option("-o", "--output", default="table", help="table, json, yaml, name or jsonpath=TEMPLATE.")
 def ls(output: str) -> None:
     """List the labs on this machine with their nodes."""
-    from kat_platform.lab import home, trouble
+    from kat_platform.lab import disk, home, trouble
     from kat_platform.lab.machine import Machine
 
     render.check_format(output)
@@ -104,13 +107,15 @@ def ls(output: str) -> None:
                     "address": str(node.address),
                     "state": machine.state(),
                     "link": trouble.say(node),
+                    "disk": "full" if disk.is_full(machine.home.data(node)) else "",
                     "dataPath": str(machine.home.data(node)),
                 }
             )
     text = render.structured(output, {"kind": "List", "items": items})
     if text is None:
-        rows = [(i["lab"], i["name"], i["role"], i["address"], i["state"], i["link"] or "-") for i in items]
-        text = render.table(("LAB", "NODE", "ROLE", "ADDRESS", "STATE", "LINK"), rows)
+        columns = ("lab", "name", "role", "address", "state", "link", "disk")
+        rows = [tuple(item[column] or "-" for column in columns) for item in items]
+        text = render.table(("LAB", "NODE", "ROLE", "ADDRESS", "STATE", "LINK", "DISK"), rows)
     click.echo(text)
 
 
@@ -214,14 +219,27 @@ def slow(node: str, delay: int | None, loss: int | None, kbytes: int | None, lab
     click.echo(f"{node}: slow until 'katcall lab heal {node}'")
 
 
+@lab.command("fill")
+@_node
+@_lab
+def fill(node: str, lab_name: str) -> None:
+    """Leave no room on a node's disk; the lab must have been made with --disk."""
+    from kat_platform.lab import disk
+
+    machine = _machine(lab_name, node)
+    disk.fill(machine.home, machine.lab, machine.node)
+    click.echo(f"{node}: its disk is full until 'katcall lab heal {node}'")
+
+
 @lab.command("heal")
 @_node
 @_lab
 def heal(node: str, lab_name: str) -> None:
-    """Mend everything that cut and slow did to a node."""
-    from kat_platform.lab import trouble
+    """Mend everything that cut, slow and fill did to a node."""
+    from kat_platform.lab import disk, trouble
 
     machine = _machine(lab_name, node)
+    disk.empty(machine.home, machine.node)
     _disturb(machine, trouble.heal(machine.lab, machine.node))
     click.echo(f"{node}: healed")
 

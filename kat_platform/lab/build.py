@@ -17,8 +17,8 @@ from typing import Any, Final
 from kat_platform.cli import context as contexts
 from kat_platform.cli.client import Client, at
 from kat_platform.errors import Conflict, HostNotReady, KatError, TimedOut
+from kat_platform.lab import disk, processes, wires
 from kat_platform.lab import home as homes
-from kat_platform.lab import processes, wires
 from kat_platform.lab.home import Home
 from kat_platform.lab.machine import Machine, Part, containers_of, remove_tree, unmount_below
 from kat_platform.lab.plan import Lab, LabNode, check_lab_name, plan_lab
@@ -40,7 +40,9 @@ metadata: {name: lab}
 """
 
 
-def bring_up(name: str, *, nodes: int, control_plane: int, config: Path | None, say: Say) -> Lab:
+def bring_up(
+    name: str, *, nodes: int, control_plane: int, config: Path | None, say: Say, disk_mib: int | None = None
+) -> Lab:
     """Make a lab and wait until every node is ready. What failed half-way stays for a look, until ``take_down``."""
     for program in PROGRAMS:
         if shutil.which(program) is None:
@@ -49,14 +51,16 @@ def bring_up(name: str, *, nodes: int, control_plane: int, config: Path | None, 
     with homes.alone("katcall lab up"):
         if home.folder.exists() or wires.namespaces_of(name):
             raise Conflict(f"there is a lab '{name}' already", hint=f"katcall lab down --name {name} takes it away")
-        lab = plan_lab(name, nodes=nodes, control_plane=control_plane, taken=_taken(), now=time.time())
+        lab = plan_lab(
+            name, nodes=nodes, control_plane=control_plane, taken=_taken(), now=time.time(), disk_mib=disk_mib
+        )
         current, _ = contexts.load_all()
         lab = lab.model_copy(update={"previous_context": current})
         home.save(lab)
         wires.make_hub(lab)  # its address is what the next lab sees as taken
     home.config.write_text(config.read_text() if config is not None else DEFAULT_CONFIG)
     first = Machine(home, lab, lab.nodes[0])
-    wires.plug_in(lab, first.node)
+    first.plug_in()
     say(f"making the cluster on {first.node.name}")
     first.run_agent(
         "init", "--config", str(home.config), "--name", first.node.name, "--data-path", str(home.data(first.node))
@@ -81,7 +85,7 @@ def _taken() -> list[IPv4Address]:
 def _add_all(home: Home, lab: Lab, nodes: tuple[LabNode, ...], client: Client, say: Say) -> None:
     server = f"{lab.nodes[0].address}:{_port(client)}"
     for node in nodes:
-        wires.plug_in(lab, node)
+        Machine(home, lab, node).plug_in()
 
     def add(node: LabNode, token: str) -> None:
         machine = Machine(home, lab, node)
@@ -223,6 +227,9 @@ def take_down(name: str, *, say: Say) -> bool:
 def _clear(machine: Machine) -> None:
     """Let a node's own drivers take away what they made, and whatever is left after that by force."""
     data = machine.home.data(machine.node)
+    if machine.home.disk(machine.node).exists():
+        disk.attach(machine.home, machine.lab, machine.node)  # a machine that is off has it unmounted
+        disk.empty(machine.home, machine.node)
     if machine.tag() is None:  # not a node yet: nothing but processes, mounts and files
         processes.end_all(machine.namespace)
         return

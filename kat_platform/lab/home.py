@@ -59,6 +59,10 @@ class Home:
         """Data path of a machine's agent."""
         return self.node(node) / "data"
 
+    def disk(self, node: LabNode) -> Path:
+        """File that holds a machine's own disk, where it has one."""
+        return self.node(node) / "disk.img"
+
     def log(self, node: LabNode) -> Path:
         """What a machine's agent says."""
         return self.node(node) / "agent.log"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from kat_platform.errors import Conflict, KatError, TimedOut, Unavailable
-from kat_platform.lab import processes, wires
+from kat_platform.lab import disk, processes, wires
 from kat_platform.lab.home import Home
 from kat_platform.lab.plan import Lab, LabNode
 from kat_platform.lab.shell import inside
@@ -85,9 +85,14 @@ class Machine:
 
     # --- power ----------------------------------------------------------------------------------------------
 
+    def plug_in(self) -> None:
+        """Give it its namespace, cable and disk. Idempotent."""
+        wires.plug_in(self.lab, self.node)
+        disk.attach(self.home, self.lab, self.node)
+
     def start(self) -> None:
         """Plug it in and start its agent, if it does not run."""
-        wires.plug_in(self.lab, self.node)
+        self.plug_in()
         if self.agent_pid() is not None:
             return
         self.home.node(self.node).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ MOST_NODES: Final = 60
 FIRST_NODE: Final = 10
 """Last part of the first machine's address; the host itself is number 1."""
 PREFIX: Final = "kl"
+LEAST_DISK_MIB: Final = 256
+"""Of a disk: the store alone sets 128 MiB aside."""
 _NAME: Final = re.compile(r"[a-z][a-z0-9]{0,7}")
 CONTROL_PLANES: Final = (1, 3, 5)
 """Numbers of control-plane nodes that make sense: an even one survives no more losses than the one below it."""
@@ -50,6 +52,8 @@ class Lab(Model):
     """Name of katcall's context for it."""
     previous_context: str | None = None
     created_at: float = 0.0
+    disk_mib: int | None = None
+    """Size of the disk each machine has of its own; ``None`` where they share the host's."""
 
     @property
     def host_address(self) -> IPv4Address:
@@ -101,7 +105,15 @@ def check_lab_name(name: str) -> str:
     return name
 
 
-def plan_lab(name: str, *, nodes: int, control_plane: int, taken: Collection[IPv4Address], now: float) -> Lab:
+def plan_lab(
+    name: str,
+    *,
+    nodes: int,
+    control_plane: int,
+    taken: Collection[IPv4Address],
+    now: float,
+    disk_mib: int | None = None,
+) -> Lab:
     """Plan a lab; ``taken`` are addresses in use on this host. Raises ``InvalidInput`` or ``Unavailable``."""
     check_lab_name(name)
     if not 1 <= nodes <= MOST_NODES:
@@ -111,6 +123,8 @@ def plan_lab(name: str, *, nodes: int, control_plane: int, taken: Collection[IPv
         raise InvalidInput(
             f"{control_plane} control-plane nodes do not fit a lab of {nodes}: use {known}, at most as many as nodes"
         )
+    if disk_mib is not None and disk_mib < LEAST_DISK_MIB:
+        raise InvalidInput(f"a disk of {disk_mib} MiB is too small for a node: at least {LEAST_DISK_MIB}")
     network = free_network(taken)
     made = tuple(
         LabNode(
@@ -121,7 +135,7 @@ def plan_lab(name: str, *, nodes: int, control_plane: int, taken: Collection[IPv
         )
         for number in range(1, nodes + 1)
     )
-    return Lab(name=name, network=network, nodes=made, context=f"lab-{name}", created_at=now)
+    return Lab(name=name, network=network, nodes=made, context=f"lab-{name}", created_at=now, disk_mib=disk_mib)
 
 
 def free_network(taken: Collection[IPv4Address]) -> IPv4Network:

@@ -18,7 +18,7 @@ from .faults.checks import violations
 from .faults.figures import figures, table
 from .faults.history import read
 from .faults.run import FaultLab, Run
-from .faults.schedule import Fault, Victim, chosen, drawn, fault
+from .faults.schedule import KINDS, Step, Victim, chosen, drawn, fault
 from .host import wait_for
 from .test_lab import RealLab, make_lab
 
@@ -34,7 +34,12 @@ def seed_of(usual: int) -> int:
     return int(os.environ.get("KAT_TEST_SEED") or usual)
 
 
-def survive(plain: RealLab, folder: Path, faults: Sequence[Fault], *, seed: int, webs: int) -> None:
+def kinds() -> tuple[str, ...]:
+    """Name the kinds of faults to draw from: those in ``KAT_TEST_FAULTS`` (with commas between), else all."""
+    return tuple(filter(None, os.environ.get("KAT_TEST_FAULTS", "").split(","))) or tuple(KINDS)
+
+
+def survive(plain: RealLab, folder: Path, steps: Sequence[Step], *, seed: int, webs: int) -> None:
     """Do a run and fail with every violation, the seed, and where everything is."""
     lab = FaultLab(plain.folder, plain.config, plain.environment)
     lab.name = plain.name  # which is taken down, and must leave nothing
@@ -51,7 +56,7 @@ def survive(plain: RealLab, folder: Path, faults: Sequence[Fault], *, seed: int,
     wait_for(started, f"{wanted} instances are ready", 60)
     ended = False
     try:
-        run.go(faults, seed=seed)
+        run.go(steps, seed=seed)
         ended = True
     finally:
         history = read(run.path)
@@ -68,7 +73,7 @@ def survive(plain: RealLab, folder: Path, faults: Sequence[Fault], *, seed: int,
 def test_a_short_run(make_lab: Callable[[], RealLab], tmp_path: Path) -> None:
     seed = seed_of(SHORT_SEED)
     first = fault("kill-agent", Victim.LEADER, 1.0)
-    survive(make_lab(), tmp_path, (first, *drawn(seed, 4, longest=10.0)), seed=seed, webs=8)
+    survive(make_lab(), tmp_path, (first, *drawn(seed, 4, kinds=kinds(), longest=10.0)), seed=seed, webs=8)
 
 
 @pytest.mark.soak
@@ -83,4 +88,4 @@ def test_every_fault_in_turn(make_lab: Callable[[], RealLab], tmp_path: Path) ->
 @pytest.mark.parametrize("turn", range(3))
 def test_random_faults(make_lab: Callable[[], RealLab], tmp_path: Path, turn: int) -> None:
     seed = seed_of(random.SystemRandom().randrange(10**6)) + turn
-    survive(make_lab(), tmp_path, drawn(seed, 12), seed=seed, webs=24)
+    survive(make_lab(), tmp_path, drawn(seed, 12, kinds=kinds(), together=0.4), seed=seed, webs=24)

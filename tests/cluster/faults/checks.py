@@ -9,12 +9,16 @@ from itertools import pairwise
 from typing import Any
 
 from .history import Entry, in_order
-from .windows import Window, before, silenced, struck, windows_of
+from .windows import Window, before, missed, powerless, silenced, struck, windows_of
 
 SETTLE_SECONDS = 60.0
 """After a fault is healed, everything is as it should be within this."""
 TWICE_SECONDS = 10.0
 """After a node is connected and started again, what was replaced meanwhile has ended within this."""
+MISSED_SECONDS = 6.0
+"""A node that is silent for less (``nodeLossTimeoutSeconds`` is 8, heartbeats are 2 apart) loses nothing."""
+REMEMBERED_SECONDS = 60.0
+"""So long after its return what was replaced on a node may end."""
 DIRECT_FAILURES = 0
 """Requests that may fail between healthy nodes, for each fault."""
 SILENCE_SECONDS = 12.0
@@ -102,20 +106,23 @@ def too_many(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
 
 
 def restarted(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
-    """Find containers that were started anew, or ended, on a node whose containers nothing was done to."""
-    last: dict[str, tuple[float, str, int, int]] = {}
+    """Find containers that were started anew without a power cut, or ended on a node that nobody had missed."""
+    known: dict[str, tuple[float, str, int, int]] = {}
+    last: set[str] = set()
     for entry in history:
         if entry["kind"] != "runs":
             continue
         now = {row[2]: (entry["at"], row[0], row[3], row[4]) for row in entry["running"]}
-        for instance, (seen, node, pid, start) in last.items():
-            if node in silenced(windows, seen, entry["at"], after=TWICE_SECONDS + SETTLE_SECONDS):
-                continue
-            if instance not in now:
-                yield entry["at"], f"{instance} ended on {node}, to which nothing had happened"
-            elif now[instance][1:] != (node, pid, start):
-                yield entry["at"], f"{instance} was started anew on {node}, to which nothing had happened"
-        last = now
+        for instance in last - now.keys():
+            seen, node, _, _ = known[instance]
+            if node not in missed(windows, seen, entry["at"], at_least=MISSED_SECONDS, after=REMEMBERED_SECONDS):
+                yield entry["at"], f"{instance} ended on {node}, which nobody had reason to miss"
+        for instance in now.keys() & known.keys():
+            seen, node, pid, start = known[instance]
+            if now[instance][1:] != (node, pid, start) and node not in powerless(windows, seen, entry["at"]):
+                yield entry["at"], f"{instance} was started anew on {node}, which had not lost its power"
+        known |= now
+        last = set(now)
 
 
 def failed_requests(history: Sequence[Entry], windows: Sequence[Window]) -> Found:

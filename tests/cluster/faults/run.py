@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import time
@@ -20,9 +21,10 @@ from ..quadlets import document, web, workload
 from .checks import SETTLE_SECONDS
 from .history import History
 from .recorder import Recorder
-from .schedule import Fault, Victim
+from .schedule import Fault, Step, Victim
 
 CONTROL_PLANE = 3
+DISK_MIB = 400
 VOLUME = {"volumes": [{"name": "data", "simpleClusterStorage": {}}]}
 MOUNT = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
 GIVEN_UP_SECONDS = 2 * SETTLE_SECONDS
@@ -33,7 +35,7 @@ class FaultLab(RealLab):
 
     def lab(self, verb: str, *words: str, **options: Any) -> str:
         """Run a verb of ``katcall lab`` on this lab."""
-        more = ("--control-plane", str(CONTROL_PLANE)) if verb == "up" else ()
+        more = ("--control-plane", str(CONTROL_PLANE), "--disk", str(DISK_MIB)) if verb == "up" else ()
         return super().lab(verb, *words, *more, **options)
 
     def through(self, *nodes: str) -> Client:
@@ -77,8 +79,8 @@ class Run:
         for files in made:
             self.lab.client.request("POST", "/v1alpha1/apply", body=_packed(files))
 
-    def go(self, faults: Sequence[Fault], *, seed: int) -> None:
-        """Do the faults in turn. Raises nothing for what went wrong with the cluster: that is in the history."""
+    def go(self, steps: Sequence[Step], *, seed: int) -> None:
+        """Do the steps in turn. Raises nothing for what went wrong with the cluster: that is in the history."""
         with History(self.path) as history:
             history.add("wanted", workloads=self.wanted, seed=seed, nodes=self.nodes)
             with Recorder(
@@ -90,48 +92,79 @@ class Run:
                 space=self.lab.space,
                 virtual=self.lab.client.get("namespaces", self.namespace, "workloads", "web")["virtualIp"],
             ) as recorder:
-                for number, fault in enumerate(faults, 1):
-                    time.sleep(fault.pause)
-                    self._strike(history, number, fault)
-                    if not self.wait_settled(history, recorder, number):
+                numbers = itertools.count(1)
+                for step in steps:
+                    time.sleep(1.0)
+                    struck = dict(zip(numbers, step, strict=False))
+                    self._strike(history, struck)
+                    if not self.wait_settled(history, recorder, list(struck)):
                         break
                 time.sleep(1.0)
                 for node in self.control_plane:
                     recorder.read(node)
             self._add_changes(history)
 
-    def _strike(self, history: History, number: int, fault: Fault) -> None:
-        nodes, kind = self._victims(fault.victim), fault.kind
+    def _strike(self, history: History, step: dict[int, Fault]) -> None:
+        """Make the faults of a step and heal them, each at its time; ``step`` has their numbers."""
+        due = [(fault.at, 0, number) for number, fault in step.items()]
+        due += [(fault.at + fault.hold, 1, number) for number, fault in step.items()]
+        nodes: dict[int, list[str]] = {}
+        began = time.monotonic()
+        for moment, healing, number in sorted(due):
+            time.sleep(max(0.0, began + moment - time.monotonic()))
+            if healing:
+                self._heal(history, number, step[number], nodes[number])
+            else:
+                taken = {node for number in nodes for node in nodes[number]}
+                nodes[number] = [node for node in self._victims(step[number].victim, taken) if node not in taken]
+                self._make(history, number, step[number], nodes[number])
+
+    def _make(self, history: History, number: int, fault: Fault, nodes: list[str]) -> None:
+        kind = fault.kind
         others = [node for node in self.nodes if node not in nodes]
         history.add("fault", number=number, name=kind.name, nodes=nodes, reach=kind.reach.value, hold=fault.hold)
-        began = time.monotonic()
         for node in nodes:
             self.lab.lab(kind.make[0], node, *kind.make[1:], *_from(others if kind.from_others else ()))
-        time.sleep(max(0.0, fault.hold - (time.monotonic() - began)))
+
+    def _heal(self, history: History, number: int, fault: Fault, nodes: list[str]) -> None:
+        kind = fault.kind
         history.add("healing", number=number)
         for node in nodes if kind.heal else ():
             self.lab.lab(kind.heal[0], node, *kind.heal[1:])
         history.add("healed", number=number)
 
-    def _victims(self, victim: Victim | str) -> list[str]:
-        """Say who is meant, at this moment."""
+    def _victims(self, victim: Victim | str, taken: set[str]) -> list[str]:
+        """Say who is meant, at this moment; of those that are struck already nobody is struck again."""
         if victim not in tuple(Victim):
             return [str(victim)]
-        leader = str(self.lab.through(*self.control_plane).get("leader")["leader"])
-        return {
-            Victim.LEADER: [leader],
-            Victim.FOLLOWER: [node for node in self.control_plane if node != leader][-1:],
-            Victim.WORKER: list(self.nodes[-1:]),
-            Victim.ALL: list(self.nodes),
-        }[Victim(victim)]
+        if victim is Victim.ALL:
+            return list(self.nodes)
+        if victim is Victim.WORKER:
+            return [node for node in self.nodes[CONTROL_PLANE:] if node not in taken][-1:]
+        free = [node for node in self.control_plane if node not in taken]
+        leader = self._leader(free)
+        if victim is Victim.LEADER:
+            return [leader] if leader in free else free[:1]
+        return [node for node in free if node != leader][-1:]
 
-    def wait_settled(self, history: History, recorder: Recorder, number: int) -> bool:
+    def _leader(self, asked: Sequence[str]) -> str | None:
+        for node in asked:
+            try:
+                found = self.lab.through(node).request("GET", "/v1alpha1/leader", timeout=1).data["leader"]
+            except KatError:
+                continue
+            if found:
+                return str(found)
+        return None
+
+    def wait_settled(self, history: History, recorder: Recorder, numbers: Sequence[int]) -> bool:
         """Wait until everything is as it should be; tells whether it is, and puts down what it lacked."""
         deadline, lacking = time.monotonic() + GIVEN_UP_SECONDS, ["nothing was looked at"]
         while lacking and time.monotonic() < deadline:
             time.sleep(0.2)
             lacking = self._lacking(recorder)
-        history.add("stuck" if lacking else "settled", number=number, lacking=lacking)
+        for number in numbers:
+            history.add("stuck" if lacking else "settled", number=number, lacking=lacking)
         return not lacking
 
     def _lacking(self, recorder: Recorder) -> list[str]:

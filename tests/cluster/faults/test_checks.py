@@ -75,6 +75,15 @@ BROKEN: dict[str, tuple[str, list[Entry]]] = {
     "a pinned one twice while cut off": ("runs twice", [*CUT, runs(20, DATA, DATA_AGAIN)]),
     "restarted for nothing": ("container touched", [runs(5, ONE), runs(6, ("n1", "web", "w1", 77))]),
     "ended elsewhere": ("container touched", [*CUT, runs(19, ONE, OTHER), runs(20, OTHER)]),
+    "ended after a short silence": ("container touched", [*fault(10, 13, 15), runs(9, OTHER), runs(14)]),
+    "started anew while only silent": (
+        "container touched",
+        [*CUT, runs(9, OTHER), runs(12, ("n3", "web", "w3", 55))],
+    ),
+    "back under another number": (
+        "container touched",
+        [*CUT, runs(9, OTHER), runs(20), runs(21, ("n3", "web", "w3", 55))],
+    ),
     "a direct request": ("request failed", [*CUT, request(20, "refused", target="n2")]),
     "a virtual one without a fault": ("request failed", [request(5, "timed out")]),
     "a virtual one too late": ("request failed", [*CUT, request(12 + SILENCE_SECONDS, "timed out")]),

@@ -70,3 +70,24 @@ def struck(windows: Iterable[Window], begin: float, end: float) -> set[str]:
         if window.silences and window.made <= end and begin <= window.settled
         for node in window.nodes
     }
+
+
+def powerless(windows: Iterable[Window], begin: float, end: float) -> set[str]:
+    """Name the nodes that were without power at some time."""
+    return {
+        node
+        for window in windows
+        if window.reach is Reach.POWER and window.made <= end and begin <= window.healed
+        for node in window.nodes
+    }
+
+
+def missed(windows: Iterable[Window], begin: float, end: float, *, at_least: float, after: float) -> set[str]:
+    """Name the nodes that were without power, or silent for long enough, or so ``after`` seconds before at most."""
+    return {
+        node
+        for window in windows
+        if window.silences and window.made <= end and begin <= window.healed + after
+        if window.reach is Reach.POWER or min(end, window.healed) - window.made >= at_least
+        for node in window.nodes
+    }
