@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from .history import Entry, in_order
-from .windows import Window, before, missed, powerless, silenced, struck, windows_of
+from .windows import Window, before, excused, missed, powerless, silenced, struck, windows_of
 
 SETTLE_SECONDS = 60.0
 """After a fault is healed, everything is as it should be within this."""
@@ -88,21 +88,24 @@ def not_settled(_: Sequence[Entry], windows: Sequence[Window]) -> Found:
 def too_many(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
     """Find more of a workload than wanted, on nodes that the leader can speak with; of a pinned one, anywhere."""
     wanted: dict[str, dict[str, Any]] = {}
+    told: set[str] = set()
     for entry in history:
         if entry["kind"] == "wanted":
             wanted = entry["workloads"]
         if entry["kind"] != "runs":
             continue
+        already, told = told, set()
         out = silenced(windows, entry["at"], entry["at"], after=TWICE_SECONDS)
         everywhere, within = Counter[str](), Counter[str]()
         for node, workload, *_ in entry["running"]:
             everywhere[workload] += 1
             within[workload] += node not in out
         for workload, spec in wanted.items():
-            if spec["pinned"] and everywhere[workload] > spec["replicas"]:
-                yield entry["at"], f"{workload} is pinned and runs {everywhere[workload]} times"
-            if within[workload] > spec["replicas"]:
-                yield entry["at"], f"{within[workload]} of {workload} run, wanted are {spec['replicas']}"
+            found = everywhere[workload] if spec["pinned"] else within[workload]
+            if found > spec["replicas"]:
+                told.add(workload)
+                if workload not in already:  # once for as long as it lasts
+                    yield entry["at"], f"{found} of {workload} run, wanted are {spec['replicas']}"
 
 
 def restarted(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
@@ -137,7 +140,7 @@ def failed_requests(history: Sequence[Entry], windows: Sequence[Window]) -> Foun
         last = before(windows, entry["at"])
         if entry["target"]:
             direct[last.number if last else 0].append(entry)
-        elif last is None or not last.silences or last.made + SILENCE_SECONDS < entry["began"] < last.healed:
+        elif not excused(windows, entry["began"], entry["at"], SILENCE_SECONDS):
             yield entry["at"], f"a request from {entry['node']} to the virtual IP failed: {entry['outcome']}"
     for failures in direct.values():
         if len(failures) > DIRECT_FAILURES:

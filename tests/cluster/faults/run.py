@@ -95,7 +95,7 @@ class Run:
                 numbers = itertools.count(1)
                 for step in steps:
                     time.sleep(1.0)
-                    struck = dict(zip(numbers, step, strict=False))
+                    struck = {next(numbers): fault for fault in step}
                     self._strike(history, struck)
                     if not self.wait_settled(history, recorder, list(struck)):
                         break

@@ -91,3 +91,10 @@ def missed(windows: Iterable[Window], begin: float, end: float, *, at_least: flo
         if window.reach is Reach.POWER or min(end, window.healed) - window.made >= at_least
         for node in window.nodes
     }
+
+
+def excused(windows: Iterable[Window], begin: float, end: float, seconds: float) -> bool:
+    """Tell whether a request to a virtual IP may fail: a node had just fallen silent, or was on its way back."""
+    spans = [(window.made, window.made + seconds) for window in windows if window.silences]
+    spans += [(window.healed, window.settled) for window in windows if window.silences]
+    return any(first <= end and begin <= last for first, last in spans)

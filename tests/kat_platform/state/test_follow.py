@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kat_platform.errors import Denied
+from kat_platform.errors import Denied, StoreError
 from kat_platform.interfaces.store import Change, ChangeType, Delete, Entry, Page, Put, WatchBatch
 from kat_platform.state import follow as module
 from kat_platform.state.follow import Follower, View, advance, difference, follow
@@ -169,6 +170,29 @@ async def test_what_waiting_does_not_mend_is_raised() -> None:
     async with aclosing(follow(Forbidden(), "/")) as views:
         with pytest.raises(Denied):
             await anext(views)
+
+
+async def test_a_watch_that_breaks_is_begun_anew() -> None:
+    class Shaky(MemoryStore):
+        breaks = 3
+
+        async def watch(
+            self, prefix: str, *, from_revision: int, progress: bool = False
+        ) -> AsyncGenerator[WatchBatch, None]:
+            self.breaks -= 1
+            if self.breaks >= 0:
+                raise StoreError("the connection broke")
+            async for batch in super().watch(prefix, from_revision=from_revision, progress=progress):
+                yield batch
+
+    store = Shaky()
+    await store.put("/a", b"1")
+    async with aclosing(follow(store, "/")) as views:
+        assert (await asyncio.wait_for(anext(views), 2))[0]["/a"].value == b"1"
+        pending = asyncio.ensure_future(anext(views))
+        await asyncio.sleep(0.01)
+        await store.put("/a", b"2")
+        assert (await asyncio.wait_for(pending, 5))[0]["/a"].value == b"2"
 
 
 async def test_a_consumer_that_fails_ends_the_following() -> None:
