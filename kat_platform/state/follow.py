@@ -103,7 +103,11 @@ async def follow(store: Store, prefix: str) -> AsyncGenerator[tuple[View, Change
                     yield view, changes
         except Compacted:
             log.info("state-relist", prefix=prefix, revision=view.revision)
-            await asyncio.sleep(RETRY_SECONDS[0])  # a store that says so at once, each time, is not hammered
+        except KatError as error:
+            if not error.retryable:
+                raise
+            log.warning("state-relist", prefix=prefix, revision=view.revision, error=str(error))
+        await asyncio.sleep(RETRY_SECONDS[0])  # a store that says so at once, each time, is not hammered
 
 
 async def _list(store: Store, prefix: str) -> Page:

@@ -51,7 +51,10 @@ _BY_CODE: dict[StatusCode, type[KatError]] = {
 }
 _NOT_SENT = ("failed to connect to all addresses", "connections to all backends failing", "Channel is closed")
 _REFUSED = ("too many requests", "rpc not supported for learner", "etcdserver: no leader")
-_PASSING = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.UNKNOWN, StatusCode.ABORTED)
+_PASSING = (
+    *(StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.UNKNOWN, StatusCode.ABORTED),
+    StatusCode.INTERNAL,  # gRPC's own ("Internal error from Core", "Received RST_STREAM"): the connection broke
+)
 
 
 def translate(error: AioRpcError, what: str) -> KatError:

@@ -135,6 +135,8 @@ def rpc_error(code: StatusCode, text: str) -> AioRpcError:
         (StatusCode.UNAVAILABLE, "etcdserver: request timed out", StoreError, True, False),
         (StatusCode.UNAVAILABLE, "etcdserver: leader changed", StoreError, True, False),
         (StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster", Unavailable, False, False),
+        (StatusCode.INTERNAL, "Internal error from Core", StoreError, True, False),
+        (StatusCode.INTERNAL, "Received RST_STREAM with error code 2", StoreError, True, False),
         (StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", TimedOut, False, False),
     ],
 )
