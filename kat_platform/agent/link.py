@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import structlog
 
 from kat_platform.errors import Denied, KatError, NotFound, StoreFull, Unauthenticated, Unavailable
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 SERVER_NAME: Final = "kat-api"
@@ -67,10 +68,9 @@ class ApiLink:
         endpoint, moved = self._endpoints[0], self._moved
         url = f"{endpoint}/v1alpha1/nodes/{self._node}/view"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT, sock_read=SILENCE)
+        asked = self._http().get(url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20)
         try:
-            async with self._http().get(
-                url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20
-            ) as answer:
+            async with await _unless(moved, asked) as answer:
                 self._see(endpoint, answer)
                 await self._check(answer)
                 async for line in _lines(answer.content, moved):
@@ -84,10 +84,11 @@ class ApiLink:
         """Send a report; gives the API's answer."""
         return await self._post("report", body)
 
-    async def heartbeat(self, ttl: float) -> None:
+    async def heartbeat(self, ttl: float, on_silence: Callable[[], None] = lambda: None) -> None:
         """Give a sign of life, good for ``ttl`` seconds, to the first control-plane node that takes it.
 
-        A server that hangs must not cost the node its life: each is given a quarter of that time at most.
+        A server that hangs must not cost the node its life: each is given a quarter of that time at most. The first
+        that does not take it is told with ``on_silence``, before the others are asked.
         """
         patience = max(1.0, min(ttl / 4, PATIENCE))
         for _ in range(len(self._endpoints) - 1):
@@ -96,6 +97,7 @@ class ApiLink:
                 return
             except Unavailable as error:
                 log.info("heartbeat not taken", error=str(error))
+                on_silence()
         await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
 
     async def renew(self, csr: str) -> str:
@@ -148,26 +150,27 @@ async def _lines(content: aiohttp.StreamReader, moved: asyncio.Event) -> AsyncIt
     Ends when ``moved`` is set: the server was found silent by another call, so nothing more is to be hoped from it.
     """
     rest = b""
+    while True:
+        chunk = await _unless(moved, content.readany())
+        if not chunk:
+            return
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            if line:
+                yield line
+
+
+async def _unless(moved: asyncio.Event, work: Awaitable[T]) -> T:
+    """Wait for a server's answer, but not once ``moved`` is set; raises ``Unavailable`` then."""
+    doing = asyncio.ensure_future(work)
     gone = asyncio.create_task(moved.wait(), name="view moved")
     try:
-        while True:
-            reading = asyncio.create_task(content.readany(), name="view read")
-            try:
-                await asyncio.wait((reading, gone), return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError:
-                reading.cancel()
-                raise
-            if not reading.done():
-                reading.cancel()
-                raise Unavailable("the view stream moves to another server: this one does not answer")
-            chunk = reading.result()
-            if not chunk:
-                return
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                if line:
-                    yield line
+        await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise Unavailable("the view stream moves to another server: this one does not answer")
+        return doing.result()
     finally:
+        doing.cancel()
         gone.cancel()
 
 

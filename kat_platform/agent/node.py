@@ -258,7 +258,8 @@ class NodeAgent:
                 await self.reporter.flush()
             elif running < ADOPT_SECONDS:
                 return
-        await self._link.heartbeat(self._spec.node_loss_timeout_seconds)
+        doubt = self._reach.doubt if self._reach is not None else lambda: None
+        await self._link.heartbeat(self._spec.node_loss_timeout_seconds, doubt)
         self._unheard = False
         if self._reach is not None:
             self._reach.trust()

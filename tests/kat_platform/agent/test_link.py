@@ -41,6 +41,8 @@ class Server:
 
     async def _view(self, request):
         self.views += 1
+        if self.hangs:
+            await asyncio.sleep(60)
         response = web.StreamResponse()
         await response.prepare(request)
         while True:
@@ -112,6 +114,23 @@ async def test_the_view_leaves_a_server_that_hangs(servers, link):
             assert line == {"ping": 2}
             break
     assert (servers[0].views, servers[1].views) == (1, 1)
+
+
+async def test_the_view_does_not_wait_for_a_server_that_never_begins_to_answer(servers, link):
+    servers[0].hangs = True
+    task = asyncio.create_task(anext(link.view()))
+    async with asyncio.timeout(5):
+        while not servers[0].views:  # noqa: ASYNC110 - the other side of a socket
+            await asyncio.sleep(0.01)
+    doubts = []
+    await link.heartbeat(4.0, lambda: doubts.append(servers[1].beats))
+    assert doubts == [0], "told once, before the next server was asked"
+    with pytest.raises(Unavailable):
+        async with asyncio.timeout(1):
+            await task
+    servers[1].lines.put_nowait({"ping": 1})
+    async with asyncio.timeout(2):
+        assert await anext(link.view()) == {"ping": 1}
 
 
 async def test_two_failures_at_one_server_skip_none(servers, link):
