@@ -15,7 +15,7 @@ import structlog
 from aetcd import rpc
 from grpc.aio import EOF, AioRpcError
 
-from kat_platform.errors import Compacted, InvalidInput, StoreError
+from kat_platform.errors import Compacted, InvalidInput, KatError, StoreError
 from kat_platform.interfaces.store import Change, WatchBatch
 from kat_store_etcd.client import PAUSES, EtcdClient
 from kat_store_etcd.faults import passing, translate
@@ -87,6 +87,10 @@ async def watch(
             if not passing(error):
                 raise translate(error, what) from error
             log.debug("watch-broken", prefix=prefix, next=cursor.next, error=error.details())
+        except KatError as error:  # of the look whether the history is kept: etcd had just begun, and ended again
+            if isinstance(error, Compacted) or not error.retryable or client.closed:
+                raise
+            log.debug("watch-broken", prefix=prefix, next=cursor.next, error=str(error))
         finally:
             call.cancel()
         client.turn(channel)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from itertools import pairwise
 
+import pytest
 from aetcd import rpc
 from hypothesis import given
 from hypothesis import strategies as st
-from kat_store_etcd.watch import Cursor
+from kat_store_etcd.watch import Cursor, watch
 
+from kat_platform.errors import Compacted, KatError, StoreError, TimedOut
 from kat_platform.interfaces.store import WatchBatch
 
 REVISIONS = st.lists(st.integers(1, 4), min_size=1, max_size=12)
@@ -74,3 +78,61 @@ def test_the_answer_to_the_creation_is_no_progress() -> None:
     created.created = True
     assert cursor.take(created) is None
     assert cursor.next == 5
+
+
+class Stream:
+    """A stand-in for one watch stream: says that it was created, tells one change, then nothing more."""
+
+    def __init__(self) -> None:
+        created = response([], header=3)
+        created.created = True
+        self.responses = [created, response([(7, 0)], header=7)]
+
+    async def write(self, request: object) -> None:
+        pass
+
+    async def read(self) -> rpc.WatchResponse:
+        if not self.responses:
+            await asyncio.Event().wait()
+        return self.responses.pop(0)
+
+    def cancel(self) -> None:
+        pass
+
+
+class Shaky:
+    """A stand-in for etcd's client: etcd ends between its answer to the watch and the look whether history is kept."""
+
+    closed, channel = False, None
+
+    def __init__(self, failures: list[KatError]) -> None:
+        self.failures, self.streams = failures, 0
+        self.watchstub = self
+
+    def Watch(self) -> Stream:  # noqa: N802 - gRPC's name
+        self.streams += 1
+        return Stream()
+
+    def told_when_closed(self, what: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def read(self, *what: object) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def turn(self, channel: object) -> None:
+        pass
+
+
+async def test_etcd_ending_just_as_a_watch_begins_does_not_end_the_watch() -> None:
+    client = Shaky([StoreError("connection refused"), TimedOut("no answer")])
+    async with aclosing(watch(client, "/", 5, False)) as batches, asyncio.timeout(5):
+        assert (await anext(batches)).revision == 7
+    assert client.streams == 3
+
+
+async def test_what_is_not_kept_any_more_ends_the_watch() -> None:
+    client = Shaky([Compacted("gone")])
+    async with aclosing(watch(client, "/", 5, False)) as batches:
+        with pytest.raises(Compacted):
+            await anext(batches)
