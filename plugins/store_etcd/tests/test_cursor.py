@@ -109,7 +109,7 @@ class Shaky:
         self.failures, self.streams = failures, 0
         self.watchstub = self
 
-    def Watch(self) -> Stream:  # noqa: N802 - gRPC's name
+    def Watch(self) -> Stream:
         self.streams += 1
         return Stream()
 
