@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 from .history import Entry, in_order
-from .windows import Window, before, excused, missed, powerless, silenced, struck, windows_of
+from .windows import Window, before, missed, powerless, returning, silenced, struck, unnoticed, windows_of
 
 SETTLE_SECONDS = 60.0
 """After a fault is healed, everything is as it should be within this."""
-TWICE_SECONDS = 10.0
+TWICE_SECONDS = 8.0
 """After a node is connected and started again, what was replaced meanwhile has ended within this."""
 MISSED_SECONDS = 6.0
 """A node that is silent for less (``nodeLossTimeoutSeconds`` is 8, heartbeats are 2 apart) loses nothing."""
@@ -23,6 +23,9 @@ DIRECT_FAILURES = 0
 """Requests that may fail between healthy nodes, for each fault."""
 SILENCE_SECONDS = 12.0
 """After a node fell silent, requests to a virtual IP may still be sent to it for as long as this."""
+
+RETURN_FAILURES = 5
+"""Requests to a virtual IP that may fail from when a node comes back until everything is as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ def restarted(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
 def failed_requests(history: Sequence[Entry], windows: Sequence[Window]) -> Found:
     """Find failed requests of healthy nodes: to an instance on another healthy one, or to a virtual IP too late."""
     direct: dict[int, list[Entry]] = defaultdict(list)
+    back: dict[int, list[Entry]] = defaultdict(list)
+    spans = unnoticed(windows, SILENCE_SECONDS)
     for entry in history:
         if entry["kind"] != "request" or entry["outcome"] in ("ok", "asker-gone", "target-gone"):
             continue
@@ -140,7 +145,11 @@ def failed_requests(history: Sequence[Entry], windows: Sequence[Window]) -> Foun
         last = before(windows, entry["at"])
         if entry["target"]:
             direct[last.number if last else 0].append(entry)
-        elif not excused(windows, entry["began"], entry["at"], SILENCE_SECONDS):
+        elif any(first <= entry["at"] and entry["began"] <= last for first, last in spans):
+            continue
+        elif (window := returning(windows, entry["began"], entry["at"])) is not None:
+            back[window.number].append(entry)
+        else:
             yield entry["at"], f"a request from {entry['node']} to the virtual IP failed: {entry['outcome']}"
     for failures in direct.values():
         if len(failures) > DIRECT_FAILURES:
@@ -148,6 +157,10 @@ def failed_requests(history: Sequence[Entry], windows: Sequence[Window]) -> Foun
             where = f"from {first['node']} to {first['target'][1]} on {first['target'][0]}"
             told = f"{len(failures)} requests between healthy nodes failed, the first {where}: {first['outcome']}"
             yield first["at"], told
+    for failures in back.values():
+        if len(failures) > RETURN_FAILURES:
+            told = f"{len(failures)} requests to the virtual IP failed while a node came back, the first"
+            yield failures[0]["at"], f"{told} from {failures[0]['node']}: {failures[0]['outcome']}"
 
 
 def two_leaders(history: Sequence[Entry], _: Sequence[Window]) -> Found:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .checks import RULES, SETTLE_SECONDS, SILENCE_SECONDS, TWICE_SECONDS, violations
+from .checks import RETURN_FAILURES, RULES, SETTLE_SECONDS, SILENCE_SECONDS, TWICE_SECONDS, violations
 from .figures import figures, table
 from .history import Entry
 
@@ -91,6 +91,10 @@ BROKEN: dict[str, tuple[str, list[Entry]]] = {
         "request failed",
         [*fault(10, 30, 35, reach="control"), request(20, "timed out")],
     ),
+    "many virtual ones after the return": (
+        "request failed",
+        [*CUT, *(request(32 + n / 10, "refused") for n in range(RETURN_FAILURES + 1))],
+    ),
     "two that lead": ("two leaders", [change(3, 10, "n1"), change(5, 12, "n2"), change(3, 13, "n1")]),
     "one that writes into another's term": ("two leaders", [change(3, 10, "n1"), change(5, 10, "n2")]),
 }
@@ -115,6 +119,14 @@ KEPT: dict[str, list[Entry]] = {
         request(20, "timed out", node="n3"),
         request(20, "timed out", target="n3"),
         request(11 + SILENCE_SECONDS, "timed out"),
+    ],
+    "a few virtual ones after the return": [*CUT, request(32, "refused"), request(33, "refused")],
+    "a virtual one after another fault has come": [
+        *CUT,
+        {"at": 20.0, "kind": "fault", "number": 2, "name": "kill-agent", "nodes": ["n1"], "reach": "control"},
+        {"at": 24.0, "kind": "healed", "number": 2},
+        {"at": 35.0, "kind": "settled", "number": 2},
+        request(29, "timed out"),
     ],
     "whoever asked is gone": [request(5, "asker-gone"), request(5, "target-gone", target="n2")],
     "one leads after the other": [change(3, 10, "n1"), change(3, 11, "n1"), change(5, 12, "n2")],

@@ -93,8 +93,21 @@ def missed(windows: Iterable[Window], begin: float, end: float, *, at_least: flo
     }
 
 
-def excused(windows: Iterable[Window], begin: float, end: float, seconds: float) -> bool:
-    """Tell whether a request to a virtual IP may fail: a node had just fallen silent, or was on its way back."""
-    spans = [(window.made, window.made + seconds) for window in windows if window.silences]
-    spans += [(window.healed, window.settled) for window in windows if window.silences]
-    return any(first <= end and begin <= last for first, last in spans)
+def unnoticed(windows: Sequence[Window], seconds: float) -> list[tuple[float, float]]:
+    """Give the spans in which not everybody knows yet that a node is silent: so many seconds from its silence on.
+
+    Every fault that comes or goes while it lasts begins that time anew: there may have been nobody to notice.
+    """
+    spans = []
+    for window in windows:
+        if window.silences:
+            moments = [moment for other in windows for moment in (other.made, other.healed)]
+            began = [moment for moment in moments if window.made <= moment < window.healed]
+            spans += [(moment, min(moment + seconds, window.healed)) for moment in began]
+    return spans
+
+
+def returning(windows: Iterable[Window], begin: float, end: float) -> Window | None:
+    """Give the fault after which a node that was silent was on its way back then, if any."""
+    found = (w for w in windows if w.silences and w.healed <= end and begin <= w.settled)
+    return next(found, None)
