@@ -162,7 +162,11 @@ async def _lines(content: aiohttp.StreamReader, moved: asyncio.Event) -> AsyncIt
 
 async def _unless(moved: asyncio.Event, work: Awaitable[T]) -> T:
     """Wait for a server's answer, but not once ``moved`` is set; raises ``Unavailable`` then."""
-    doing = asyncio.ensure_future(work)
+
+    async def answer() -> T:
+        return await work
+
+    doing = asyncio.create_task(answer(), name="view answer")
     gone = asyncio.create_task(moved.wait(), name="view moved")
     try:
         await asyncio.wait((doing, gone), return_when=asyncio.FIRST_COMPLETED)
