@@ -23,7 +23,8 @@ busybox-static|package:busybox-static|the image of the example
 bind9-dnsutils|dig|asks the DNS at the end of make up'
 test_needs='docker-registry|docker-registry|images are pulled from a real registry
 procps|ps|looks for processes left behind
-openssl|openssl|certificates by somebody else'
+openssl|openssl|certificates by somebody else
+e2fsprogs|mkfs.ext4|file systems for the disks of a lab'
 
 needs=$python_needs
 [ "$purpose" = lint ] || needs+=$'\n'$run_needs

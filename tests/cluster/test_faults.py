@@ -26,7 +26,8 @@ __all__ = ["make_lab"]
 
 pytestmark = [pytest.mark.slow]
 NODES = 5
-SHORT_SEED = 1
+SHORT_SEED = 7
+"""Draws a frozen node, a killed store, a full disk and a reboot."""
 
 
 def seed_of(usual: int) -> int:
