@@ -17,9 +17,9 @@ from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.hooks.types import LeadershipChange
 from kat_platform.interfaces.scheduler import Contributions
-from kat_platform.interfaces.store import Change, Leadership
+from kat_platform.interfaces.store import Leadership
 from kat_platform.leader.controller import Controller
-from kat_platform.leader.election import Election
+from kat_platform.leader.election import Election, follow_leader
 from kat_platform.leader.notify import Notifier
 from kat_platform.leader.sweep import Sweeper
 from kat_platform.model.cluster import ClusterConfiguration
@@ -31,7 +31,6 @@ from kat_platform.server.agents import AgentDirectory
 from kat_platform.server.app import ApiServer, ServerDeps
 from kat_platform.state import keys
 from kat_platform.state.cache import StateCache
-from kat_platform.state.cluster import ClusterState
 from kat_platform.state.events import EventRecorder
 
 log = structlog.get_logger(__name__)
@@ -85,7 +84,8 @@ class ControlPlane:
                 listening.set()
                 group.create_task(server.wait(), name="api server")
                 group.create_task(election.run(), name="election")
-                group.create_task(self._follow_leader(), name="leader watch")
+                following = follow_leader(self._drivers.store, self.cache, self._set_leader)
+                group.create_task(following, name="leader watch")
                 group.create_task(self._announcer.run(), name="hook notifications")
         finally:
             await server.stop()
@@ -144,21 +144,5 @@ class ControlPlane:
             self._leader_name = None
         self._announcer.leadership_changed(LeadershipChange(self._node.node_name, leads))
 
-    async def _follow_leader(self) -> None:
-        """Learn who leads whenever the election's keys change."""
-        changed = asyncio.Event()
-        changed.set()
-
-        def look(_state: ClusterState, changes: tuple[Change, ...]) -> None:
-            if any(change.entry.key.startswith(keys.ELECTION) for change in changes):
-                changed.set()
-
-        stop = self.cache.subscribe(look)
-        try:
-            while True:
-                await changed.wait()
-                changed.clear()
-                leadership = await self._drivers.store.leader(keys.ELECTION)
-                self._leader_name = None if leadership is None else leadership.candidate
-        finally:
-            stop()
+    def _set_leader(self, name: str | None) -> None:
+        self._leader_name = name

@@ -61,6 +61,15 @@ class Journal:
             _replace(self._path(memory.key), data)
             self._written[memory.key] = data
 
+    def keep(self, memory: InstanceMemory) -> bool:
+        """As ``save``, but a disk that takes nothing is logged and told with ``False``: the agent goes on."""
+        try:
+            self.save(memory)
+        except OSError as error:
+            log.warning("not journalled", instance=memory.key, error=str(error))
+            return False
+        return True
+
     def forget(self, key: str) -> None:
         """Remove one memory. One that is gone is no error."""
         self._written.pop(key, None)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
+from math import inf
 from typing import Any, Final
 
 import structlog
@@ -35,6 +36,8 @@ REASONS: Final = {
     "network": "NetworkError",
 }
 
+UNSAVED_SECONDS: Final = 2.0  # between two attempts to write to a disk that takes nothing
+
 
 class InstanceWorker:
     """One instance on this node. :meth:`run` ends when nothing of it is left and nobody wants it."""
@@ -49,6 +52,7 @@ class InstanceWorker:
         self._retry_at = 0.0
         self._tries = 0
         self._failing = False
+        self._saved = True
         self._watched_pid: int | None = None
         self._prober: asyncio.Task[None] | None = None
         self._told: InstanceStatus | None = None
@@ -132,6 +136,9 @@ class InstanceWorker:
 
     async def _wait(self, until: float | None) -> None:
         self._tell()
+        self._saved = self._saved or self._shop.journal.keep(self.memory)
+        if not self._saved:
+            until = min(until or inf, self._shop.clock() + UNSAVED_SECONDS)
         timeout = None if until is None else max(0.0, until - self._shop.clock())
         try:
             async with asyncio.timeout(timeout):
@@ -152,7 +159,7 @@ class InstanceWorker:
             self._tries = 0
             self._retry_at = 0.0
             metrics.observe("kat_agent_step_seconds", time.perf_counter() - began, name)
-        self._shop.journal.save(self.memory)
+        self._saved = self._shop.journal.keep(self.memory)
 
     def _actions(self) -> dict[Action, Callable[[], Awaitable[None]]]:
         return {
@@ -377,7 +384,7 @@ class InstanceWorker:
             self._prober = None
         if ready != self.memory.ready:
             self._remember(ready=ready, ready_since=self._shop.clock() if ready else None)
-            self._shop.journal.save(self.memory)
+            self._saved = self._shop.journal.keep(self.memory)
         self._tell()
 
     async def _end_prober(self) -> None:

@@ -9,13 +9,42 @@ from typing import Final
 import structlog
 
 from kat_platform.errors import KatError
-from kat_platform.interfaces.store import Leadership, Store
+from kat_platform.interfaces.store import Change, Leadership, Store
 from kat_platform.state import keys
+from kat_platform.state.cache import StateCache
+from kat_platform.state.cluster import ClusterState
 
 log = structlog.get_logger(__name__)
 
 RETRY: Final = 0.5
-"""Seconds before standing again after an election that failed."""
+"""Seconds before standing again after an election that failed, and before asking again who leads."""
+
+
+async def follow_leader(store: Store, cache: StateCache, tell: Callable[[str | None], None]) -> None:
+    """Tell who leads, now and whenever the election's keys change, until cancelled."""
+    changed = asyncio.Event()
+    changed.set()
+
+    def look(_state: ClusterState, changes: tuple[Change, ...]) -> None:
+        if any(change.entry.key.startswith(keys.ELECTION) for change in changes):
+            changed.set()
+
+    stop = cache.subscribe(look)
+    try:
+        while True:
+            await changed.wait()
+            changed.clear()
+            try:
+                leadership = await store.leader(keys.ELECTION)
+            except KatError as error:  # the store is away: nobody can tell, until it is back
+                log.info("leader not known", error=str(error))
+                tell(None)
+                changed.set()
+                await asyncio.sleep(RETRY)
+            else:
+                tell(None if leadership is None else leadership.candidate)
+    finally:
+        stop()
 
 
 class Election:
@@ -65,7 +94,10 @@ class Election:
         log.warning("no longer leading", candidate=self._candidate)
 
     async def _run_term(self, leadership: Leadership) -> None:
-        await self._term(leadership)
+        try:
+            await self._term(leadership)
+        except* KatError as errors:  # of the store, for one: another node may do better, or this one in its next term
+            log.warning("the term ended early", reasons=[str(error) for error in errors.exceptions])
 
     async def _resign(self, leadership: Leadership) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from kat_platform.agent import journal
+from kat_platform.agent import worker as worker_module
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.memory import InstanceMemory
 from kat_platform.agent.worker import InstanceWorker
@@ -143,6 +146,25 @@ async def test_a_killed_container_runs_again_at_once_and_counts(bench: Bench) ->
         assert time.monotonic() - began < 1.0
         assert worker.status().exit_code == 137
         assert "Restarted" in [r for r, _ in bench.events]
+
+
+async def test_a_disk_that_takes_nothing_stops_no_worker(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = True
+
+    def replace_file(path: Path, data: bytes) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    write = journal._replace
+    monkeypatch.setattr(journal, "_replace", replace_file)
+    monkeypatch.setattr(worker_module, "UNSAVED_SECONDS", 0.02)
+    async with bench.agent(wanted()) as worker:
+        await until(lambda: worker.status().ready)
+        bench.runtime.die(NAME, 137)
+        await until(lambda: worker.status().restarts == 1 and worker.status().ready)
+        full = False
+        await until(lambda: Journal(bench.folder / "journal").load().get(KEY) == worker.memory)
 
 
 async def test_a_second_crash_waits(bench: Bench) -> None:
