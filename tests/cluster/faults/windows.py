@@ -103,7 +103,7 @@ def unnoticed(windows: Sequence[Window], seconds: float) -> list[tuple[float, fl
         if window.silences:
             moments = [moment for other in windows for moment in (other.made, other.healed)]
             began = [moment for moment in moments if window.made <= moment < window.healed]
-            spans += [(moment, min(moment + seconds, window.healed)) for moment in began]
+            spans += [(moment, moment + seconds) for moment in began]
     return spans
 
 
