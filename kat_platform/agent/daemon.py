@@ -14,6 +14,7 @@ import structlog
 
 from kat_platform.agent.control import ControlPlane
 from kat_platform.agent.identity import OwnTls
+from kat_platform.agent.leave import refuse_left
 from kat_platform.agent.link import ApiLink
 from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, load_node, save_node
 from kat_platform.agent.membership import StoreMember
@@ -60,6 +61,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raises when a part breaks that the agent cannot go on without."""
+        refuse_left(self._places)
         self._lock.acquire()
         try:
             plugins = plugins_for(self._node, self._places)

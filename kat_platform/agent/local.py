@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +22,7 @@ RUN_BASE: Final = Path(os.environ.get("KAT_RUN_PATH", "/run/kat"))
 """Where sockets and the like of every node on this machine lie; a lab gives its nodes a folder of their own."""
 NODE_FILE: Final = "node.json"
 PENDING_FILE: Final = "pending-cluster.json"
+LEAVING_FILE: Final = "leaving"
 
 
 class Membership(StrEnum):
@@ -81,6 +83,11 @@ class Places:
     def pending(self) -> Path:
         """A configuration given with ``kat-agent configure``, not yet taken over by the cluster."""
         return self.data / PENDING_FILE
+
+    @property
+    def leaving(self) -> Path:
+        """How far the node has come in leaving its cluster; see ``agent.leave``."""
+        return self.data / LEAVING_FILE
 
     def rebased(self, configured: str, data_path: str) -> Path:
         """Give where a folder of the configuration is on this node.
@@ -146,6 +153,19 @@ class AgentLock:
         os.write(handle, str(os.getpid()).encode())
         self._file = handle
 
+    def holder(self) -> int | None:
+        """Give the process that has the lock; ``None`` when there is none, or it has not written itself down yet."""
+        wanted = str(self._path.resolve())
+        try:
+            pid = int(self._path.read_text())
+            for opened in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if os.readlink(opened) == wanted:
+                        return pid
+        except (OSError, ValueError):
+            pass  # nobody, or nobody any more
+        return None  # the number is that of who had it before
+
     def release(self) -> None:
         """Give the lock back. Idempotent."""
         if self._file is not None:
@@ -160,7 +180,8 @@ def remove_places(places: Places, tag: str, keep: tuple[Path, ...]) -> None:
         RUN_BASE.rmdir()
     if not places.data.exists():
         return
-    for child in places.data.iterdir():
+    last = (places.leaving, places.node_file)  # without these nobody would know after a crash that more is to be done
+    for child in sorted(places.data.iterdir(), key=lambda path: last.index(path) if path in last else -1):
         if any(child == path or child in path.parents for path in keep):
             continue
         if child.is_dir() and not child.is_symlink():

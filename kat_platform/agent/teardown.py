@@ -19,16 +19,18 @@ ORDER = (Capability.RUNTIME, Capability.DNS, Capability.NETWORK, Capability.STOR
 """Containers go first, then what they stood on."""
 
 
-async def reset(places: Places, *, keep_volumes: bool, progress: Callable[[str], None]) -> list[str]:
+async def reset(
+    places: Places, *, keep_volumes: bool, progress: Callable[[str], None], lock: AgentLock | None = None
+) -> list[str]:
     """Remove containers, interfaces, rules, processes and files of this node; gives what could not be removed.
 
-    Backups are always kept, volumes if ``keep_volumes``. Raises ``Conflict`` while an agent runs, ``NotFound`` when
-    there is nothing
-    to reset.
+    Backups are always kept, volumes if ``keep_volumes``. ``lock`` is given by who has it already. Raises ``Conflict``
+    while an agent runs, ``NotFound`` when there is nothing to reset.
     """
     node = load_node(places)
-    lock = AgentLock(places)
-    lock.acquire()
+    if lock is None:
+        lock = AgentLock(places)
+        lock.acquire()
     problems: list[str] = []
     try:
         for driver in _drivers(node, places, problems):

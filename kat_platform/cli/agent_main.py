@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from kat_platform import __version__
+from kat_platform.cli.leave import leave
 from kat_platform.errors import KatError, UsageError
 
 if TYPE_CHECKING:
@@ -201,6 +202,9 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
 def version() -> None:
     """Print the version."""
     click.echo(f"kat-agent {__version__}")
+
+
+cli.add_command(leave)
 
 
 def _configuration(path: Path | None) -> ClusterConfiguration:

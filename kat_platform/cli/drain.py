@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
 from kat_platform.cli import render
-from kat_platform.cli.client import at
 from kat_platform.cli.session import Duration, Session, talks
 from kat_platform.errors import Conflict, TimedOut, Unavailable
 
@@ -38,11 +38,16 @@ def drain(
     if no_wait:
         click.echo(f"node/{name} is being drained: {left_text(found)}")
         return
-    _wait(session, name, found, timeout, ignore_pinned)
+    hint = f"the drain goes on; 'katcall node uncordon {name}' ends it"
+    wait_drained(lambda: session.client.get("nodes", name, "drain"), found, timeout, hint, ignore_pinned=ignore_pinned)
     click.echo(f"node/{name} is drained")
 
 
-def _wait(session: Session, name: str, found: Progress, timeout: float, ignore_pinned: bool) -> None:
+def wait_drained(
+    look: Callable[[], Progress], found: Progress, timeout: float, hint: str, *, ignore_pinned: bool = False
+) -> None:
+    """Show how far a drain is until nothing is left; raises ``TimedOut`` with ``hint`` after ``timeout`` seconds."""
+    name = found["node"]
     started = time.monotonic()
     shown: dict[str, str] = {}
     while True:
@@ -52,19 +57,17 @@ def _wait(session: Session, name: str, found: Progress, timeout: float, ignore_p
         left = started + timeout - time.monotonic()
         if left <= 0:
             text = f"node {name} is not drained after {render.span(timeout)}: {left_text(found)}"
-            hint = f"the drain goes on; 'katcall node uncordon {name}' ends it"
             raise TimedOut("\n".join([text, *reasons(found)]), hint=hint)
         time.sleep(min(POLL_SECONDS, left))
-        found = _look(session, name)
+        found = _patiently(look)
 
 
-def _look(session: Session, name: str) -> Progress:
+def _patiently(look: Callable[[], Progress]) -> Progress:
     lost = time.monotonic()
     while True:
         try:
-            found: Progress = session.client.request("GET", at("nodes", name, "drain")).data
-            return found
-        except Unavailable:
+            return look()
+        except (Unavailable, TimedOut):
             if time.monotonic() - lost > PATIENCE_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)

@@ -71,7 +71,9 @@ def guarded(api: Api, route: Route) -> Callable[[web.Request], Awaitable[web.Str
             _count_refusal(api, request, error)
         if not response.prepared:
             response.headers["X-Request-Id"] = id_
-        if route.verb in _AUDITED and not (error is None and request.query.get("dryRun") in ("true", "1")):
+        if (route.audited or route.verb in _AUDITED) and not (
+            error is None and request.query.get("dryRun") in ("true", "1")
+        ):
             _audit(api, route, request, identity, response.status, error)
         api.metrics.count("kat_api_requests_total", route.method, route.resource or "system", str(response.status))
         if not route.stream:

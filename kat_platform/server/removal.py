@@ -72,16 +72,45 @@ def refuse_in_use(state: ClusterState, name: str) -> None:
     raise Conflict(f"node '{name}' is in use: {'; '.join(reasons)}", hint=hint)
 
 
+def refuse_leaving(state: ClusterState, record: NodeRecord) -> None:
+    """Raise ``Conflict`` when a node can never leave in order as things are; said before it is drained. Pure."""
+    name = record.name
+    volumes = _volumes(state, name)
+    if volumes:
+        raise Conflict(
+            f"node '{name}' cannot leave: the data of {', '.join(volumes)} lies there and nowhere else",
+            hint="move or delete those workloads first; 'kat-agent leave --force' leaves all the same",
+        )
+    if record.role is not NodeRole.CONTROL_PLANE:
+        return
+    others = {n for n, r in state.nodes.items() if r.role is NodeRole.CONTROL_PLANE and n != name}
+    if not others:
+        raise Conflict(
+            f"node '{name}' is the only control-plane node: without it there is no cluster",
+            hint="join another one first; 'kat-agent reset' ends the cluster with all that is in it",
+        )
+    away = others - set(state.alive)
+    if len(others - away) <= len(others) // 2:
+        raise Conflict(
+            f"node '{name}' cannot leave while {', '.join(sorted(away))} is away: that would cost the quorum",
+            hint=f"bring it back, or 'katcall node remove {min(away)} --force' if it is gone for good",
+        )
+
+
 def _in_use(state: ClusterState, name: str) -> list[str]:
     reasons = []
     there = progress(state, name, daemons=True).instances
     if there:
         names = ", ".join(f"{item.namespace}/{item.instance}" for item in there[:_SHOWN])
         reasons.append(f"it has {len(there)} instance{'s' * (len(there) != 1)} ({names})")
-    volumes = sorted(f"{ns}/{workload}/{volume}" for (ns, workload, volume), node in state.pins.items() if node == name)
+    volumes = _volumes(state, name)
     if volumes:
         reasons.append(f"the data of {', '.join(volumes[:_SHOWN])} lies there and nowhere else")
     return reasons
+
+
+def _volumes(state: ClusterState, name: str) -> list[str]:
+    return sorted(f"{ns}/{workload}/{volume}" for (ns, workload, volume), node in state.pins.items() if node == name)
 
 
 def _claims(state: ClusterState, record: NodeRecord) -> list[Operation]:

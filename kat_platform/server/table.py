@@ -61,3 +61,5 @@ class Route:
     """Which part of the path names the object, for the decision of who may."""
     checked: bool = True
     """Whether who may is decided before the handler; a handler that must read first asks by itself."""
+    audited: bool = False
+    """Goes into the audit log although its verb alone would not."""

@@ -17,7 +17,7 @@ from kat_platform.model.node import NodeRecord, NodeTaint
 from kat_platform.model.scalars import LabelKey, LabelValue
 from kat_platform.server.api import Api
 from kat_platform.server.index import NODES, Ref
-from kat_platform.server.removal import remove_node
+from kat_platform.server.removal import refuse_leaving, remove_node
 from kat_platform.server.requests import answer, answer_json, check_match, flag, read_json
 from kat_platform.server.table import PREFIX, Handler, Query, Route
 from kat_platform.state.repository import Found
@@ -163,6 +163,7 @@ async def leave(request: web.Request, api: Api) -> web.StreamResponse:
     if body.remove:
         await remove_node(api, found, force=body.force, by=api.caller(request).name)
         return answer_json({"deleted": True, "progress": None})
+    refuse_leaving(api.state, found.value)
     await _begin_drain(request, api, found, True)
     return answer_json({"deleted": False, "progress": progress(api.state, found.value.name).to_wire()})
 
@@ -201,5 +202,6 @@ ROUTES = (
         Verb.REPORT,
         answer="Leaving",
         body="LeaveBody",
+        audited=True,
     ),
 )

@@ -192,3 +192,28 @@ async def test_only_administrators_change_nodes(plane, worker, caller_of, role):
             ("POST", "/leave"),
         ):
             await eve.ask(method, f"/v1alpha1/nodes/w1{path}", 403, json={})
+
+
+async def test_a_node_with_the_only_copy_of_a_volume_is_not_even_drained(plane, admin, worker, caller_of):
+    await plane.store.put(keys.pin("default", "db", "data"), b'{"node": "w1"}')
+    await plane.settled()
+    async with caller_of(worker[0]) as node:
+        _, problem, _ = await node.ask("POST", "/v1alpha1/nodes/w1/leave", 409, json={})
+    assert "default/db/data" in problem["detail"]
+    assert not (await admin.get("/nodes/w1"))["record"].get("cordoned")
+
+
+async def test_a_control_plane_node_that_the_quorum_needs_does_not_leave(plane, admin, caller_of):
+    own = plane.node_tls("n2", NodeRole.CONTROL_PLANE)
+    async with caller_of(plane.node_tls("n1", NodeRole.CONTROL_PLANE)) as first:
+        _, problem, _ = await first.ask("POST", "/v1alpha1/nodes/n1/leave", 409, json={})
+        assert "only control-plane node" in problem["detail"]
+    await plane.add_node("n2", NodeRole.CONTROL_PLANE, "10.100.2.0/23")
+    await plane.add_node("n3", NodeRole.CONTROL_PLANE, "10.100.4.0/23", alive=False)
+    await plane.settled()
+    async with caller_of(own) as node:
+        _, problem, _ = await node.ask("POST", "/v1alpha1/nodes/n2/leave", 409, json={})
+        assert "n3 is away" in problem["detail"]
+        await plane.store.put(keys.alive("n3"), b"{}")
+        await plane.settled()
+        assert (await node.post("/nodes/n2/leave"))["progress"]["draining"]
