@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -183,7 +184,5 @@ def take_over(places: Places, say: Callable[[str], None]) -> AgentLock:
 
 
 def _end(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass  # it has just ended

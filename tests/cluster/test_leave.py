@@ -1,0 +1,147 @@
+"""Nodes that leave by themselves, for real: a worker under load, control-plane nodes; nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kat_platform.cli.client import Client
+from kat_platform.cli.context import Context
+
+from . import host
+from .host import wait_for
+from .test_control_plane import NODES, Trio, Writer
+from .test_drain import Load, refused
+from .test_lab import RealLab, make_lab
+
+__all__ = ["make_lab"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: Callable[[], RealLab]) -> Trio:
+    """Three control-plane nodes and a worker."""
+    plain = make_lab()
+    lab = Trio(plain.folder, plain.config, plain.environment)
+    lab.name = plain.name
+    lab.up(4)
+    plain.tags = lab.tags
+    lab.apply("web", replicas=8)
+    wait_for(lambda: lab.settled(8), "eight instances are ready", 60)
+    lab.spread_over("n1", "n2", "n3", "n4")
+    return lab
+
+
+def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
+    """Run ``kat-agent`` on a node, as its root does."""
+    data = str(lab.folder / lab.name / node / "data")
+    command = (sys.executable, "-P", "-m", "kat_platform.cli.agent_main", *words, "--data-path", data)
+    return lab.lab("exec", node, "--", *command, timeout=150, check=check)
+
+
+def left_on(lab: RealLab, node: str, tag: str) -> list[str]:
+    """Name what is left of a node on its machine: files, processes, interfaces, rules, mounts, control groups."""
+    space = f"kl-{lab.name}-{node[1:]}"
+    inside = ("nsenter", f"--net=/run/netns/{space}", "--")
+    folder = lab.folder / lab.name / node
+    found = [f"file {path}" for path in (folder / "data").rglob("*")] if (folder / "data").exists() else []
+    wanted = os.stat(f"/run/netns/{space}").st_ino
+    found += [f"process {pid} {line}" for pid, line in host.processes_of(wanted, ()).items()]
+    links = re.findall(r"^\d+: ([^:@]+)", host.run(*inside, "ip", "-o", "link"), re.MULTILINE)
+    found += [f"interface {name}" for name in links if name not in ("lo", "eth0")]
+    found += [
+        f"rules {line}" for line in host.run(*inside, "nft", "list", "tables").splitlines() if "kat_lab" not in line
+    ]
+    found += [f"mount {point}" for point in host.mounts_below(folder, lab.runs / tag)]
+    found += [f"control group {path}" for path in host.control_groups(f"kat-{tag}")]
+    found += [f"socket folder {path}" for path in [lab.runs / tag] if path.exists()]
+    return found
+
+
+def certificate_of(lab: RealLab, node: str) -> Context:
+    """Give a context that speaks as a node."""
+    pki = lab.folder / lab.name / node / "data/pki"
+    ca, certificate, key = ((pki / name).read_text() for name in ("ca.pem", "node.pem", "node.key"))
+    return Context("node", lab.client.context.servers, ca, certificate, key)
+
+
+def tag_of(lab: RealLab, node: str) -> str:
+    """Give the tag of a node's agent."""
+    return str(json.loads((lab.folder / lab.name / node / "data/node.json").read_text())["tag"])
+
+
+def test_a_worker_leaves_under_load_without_a_failed_request(lab: Trio, tmp_path: Path) -> None:
+    own, tag, wanted = certificate_of(lab, "n4"), tag_of(lab, "n4"), len(lab.instances())
+    assert Client(own).get("nodes", "n4")["name"] == "n4"
+    assert left_on(lab, "n4", tag)
+    virtual = lab.client.get("namespaces", "default", "workloads", "web")["virtualIp"]
+    with Load(lab, "n2", f"http://{virtual}/cgi-bin/who", tmp_path / "end") as load:
+        said = agent(lab, "n4", "leave", "--yes")
+    assert load.failures == []
+    assert load.answers > 50
+    assert "nothing else of KAT is left" in said
+    assert {item["name"] for item in lab.client.get("nodes")["items"]} == {*NODES}
+    wait_for(lambda: lab.settled(wanted), "everything is ready on the others", 30)
+    assert left_on(lab, "n4", tag) == []
+    wait_for(lambda: refused(own), "its certificate is refused", 5)
+    joined = lab.client.post("join-tokens", body={"role": "worker"})["token"]
+    server = lab.client.context.servers[0].removeprefix("https://")
+    assert "joined" in agent(lab, "n4", "join", server, "--token", joined, "--name", "n4")
+    lab.lab("start", "n4")
+    wait_for(lambda: "n4" in lab.ready_nodes(), "the machine may join again", 30)
+
+
+def test_a_leave_that_is_killed_between_removal_and_reset_is_finished_by_the_next(lab: Trio) -> None:
+    tag = tag_of(lab, "n4")
+    crash = (
+        "import os, sys\n"
+        "from kat_platform.agent import leave\n"
+        "leave.take_over = lambda *_: os.kill(os.getpid(), 9)\n"
+        "from kat_platform.cli.agent_main import cli\n"
+        "cli(sys.argv[1:])\n"
+    )
+    data = str(lab.folder / lab.name / "n4/data")
+    words = (sys.executable, "-P", "-c", crash, "leave", "--yes", "--data-path", data)
+    lab.lab("exec", "n4", "--", *words, timeout=150, check=False)
+    assert "n4" not in {item["name"] for item in lab.client.get("nodes")["items"]}
+    assert left_on(lab, "n4", tag), "it was killed before it cleared anything"
+    assert "nothing else of KAT is left" in agent(lab, "n4", "leave")
+    assert left_on(lab, "n4", tag) == []
+
+
+def test_a_control_plane_node_of_three_leaves_and_the_other_two_go_on(lab: Trio) -> None:
+    leaving = lab.led()
+    others = tuple(node for node in NODES if node != leaving)
+    tag, wanted = tag_of(lab, leaving), len(lab.instances())
+    with Writer(lab) as writer:
+        said = agent(lab, leaving, "leave", "--yes")
+        assert "nothing else of KAT is left" in said
+        taken = len(writer.acknowledged)
+        wait_for(lambda: len(writer.acknowledged) > taken + 5, "writes are taken by those that stay", 30)
+    wait_for(lambda: lab.leader(*others) in others, "one of them leads", 15)
+    for node in others:
+        names = {item["name"] for item in lab.through(node).get("namespaces", consistent=True)["items"]}
+        assert not writer.acknowledged - names
+    client = lab.through(*others)
+    assert {item["name"] for item in client.get("nodes", consistent=True)["items"]} == {*others}
+
+    def settled() -> bool:
+        found = client.get("namespaces", "default", "instances")["items"]
+        return len(found) == wanted and all(item["ready"] for item in found)
+
+    wait_for(settled, "everything is ready on the others", 30)
+    assert left_on(lab, leaving, tag) == []
+    # Of two, one more may go. The last stays.
+    agent(lab, others[0], "leave", "--yes")
+    refusal = agent(lab, others[1], "leave", "--yes", check=False)
+    assert "nothing else" not in refusal
+    last = lab.through(others[1])
+    wait_for(lambda: [n["name"] for n in last.get("nodes", consistent=True)["items"]] == [others[1]], "one is left", 20)
+    assert last.get("nodes", others[1])["ready"]
