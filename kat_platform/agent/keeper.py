@@ -199,6 +199,11 @@ class Keeper:
         self._away = nodes
         self._dirty.set()
 
+    def set_node_addresses(self, addresses: tuple[str, ...]) -> None:
+        """Take the machine's own addresses, on which node ports answer."""
+        self._settings = replace(self._settings, node_addresses=tuple(map(IPv4Address, addresses)))
+        self._dirty.set()
+
     def start_workers(self) -> None:
         """Let the adopted instances go on as the journal says. Containers the journal does not know are left alone
         until a

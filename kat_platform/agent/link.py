@@ -45,12 +45,20 @@ class ApiLink:
             current = [e for e in self._endpoints[:1] if e in fresh]
             self._endpoints = current + [e for e in fresh if e not in current]
 
+    def prefer(self, endpoint: str) -> None:
+        """Go on with this endpoint, at once."""
+        self._endpoints = [endpoint, *(each for each in self._endpoints if each != endpoint)]
+        self._leave_stream()
+
+    def _leave_stream(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
     def _fail_over(self, failed: str) -> None:
         """Go on with the next endpoint, unless another call has done so already; the view stream follows."""
         if self._endpoints[0] == failed:
             self._endpoints.append(self._endpoints.pop(0))
-            self._moved.set()
-            self._moved = asyncio.Event()
+            self._leave_stream()
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -59,7 +67,7 @@ class ApiLink:
         return self._session
 
     async def close(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close every connection; the next call opens new ones. Idempotent."""
         if self._session is not None:
             await self._session.close()
 

@@ -23,6 +23,7 @@ RUN_BASE: Final = Path(os.environ.get("KAT_RUN_PATH", "/run/kat"))
 NODE_FILE: Final = "node.json"
 PENDING_FILE: Final = "pending-cluster.json"
 LEAVING_FILE: Final = "leaving"
+GIVEN_FILE: Final = "endpoint.json"
 
 
 class Membership(StrEnum):
@@ -88,6 +89,11 @@ class Places:
     def leaving(self) -> Path:
         """How far the node has come in leaving its cluster; see ``agent.leave``."""
         return self.data / LEAVING_FILE
+
+    @property
+    def given(self) -> Path:
+        """An endpoint of the cluster given with ``kat-agent endpoint``; see ``agent.given``."""
+        return self.data / GIVEN_FILE
 
     def rebased(self, configured: str, data_path: str) -> Path:
         """Give where a folder of the configuration is on this node.

@@ -6,13 +6,14 @@ import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any, Final
 
 import structlog
 
 from kat_platform import __version__
-from kat_platform.agent import facts, tables
+from kat_platform.agent import facts, given, tables
 from kat_platform.agent.endpoint import AgentEndpoint
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
@@ -42,6 +43,10 @@ ADOPT_SECONDS: Final = 5.0
 
 SAVE_DELAY: Final = 1.0
 """Seconds for which changes of the view gather before it is written down for a time without the control plane."""
+
+
+GIVEN_SECONDS: Final = 60.0
+"""An endpoint that was given is let go after so long with a control plane, if that names no node at that address."""
 
 
 class NodeAgent:
@@ -78,6 +83,8 @@ class NodeAgent:
         self._plugin_facts = PluginFacts(plugin_facts, self._look_now.set)
         self._reach: Reach | None = None
         self._unheard = True
+        self._given: given.Given | None = None
+        self._attached_at = 0.0
         self.detached = True
 
     async def overlay_up(self) -> IPv4Address:
@@ -90,6 +97,7 @@ class NodeAgent:
         """Run until cancelled."""
         self._public_key = await self._drivers.network.public_key()
         self._take_items(self._journal.load_view(), complete=False)
+        self._heed_given()
         async with asyncio.TaskGroup() as group:
             group.create_task(forever("view stream", self._follow_view), name="view")
             group.create_task(self.reporter.run(), name="reports")
@@ -123,6 +131,7 @@ class NodeAgent:
 
     def _attached(self) -> None:
         self.detached = False
+        self._attached_at = asyncio.get_running_loop().time()
         self._metrics.gauge("kat_agent_detached", 0)
         log.info("attached to the control plane")
         if self._keeper is not None:
@@ -141,12 +150,31 @@ class NodeAgent:
         self._view, self._complete = view, complete
         if view.cluster is not None and "cluster" in items:
             self._on_configuration(view.cluster.configuration, view.cluster.api_endpoints)
-            self._link.set_endpoints(view.cluster.api_endpoints)
+            first = () if self._given is None else (self._given.url,)
+            self._link.set_endpoints((*first, *view.cluster.api_endpoints))
         if view.subnet is not None:
             self._has_subnet.set()
         if self._keeper is not None:
             self._keeper.publish(view, complete=complete)
         self._unsaved.set()
+
+    def _heed_given(self) -> None:
+        """Take an endpoint into use that was given, and let go of it once the cluster has told its addresses."""
+        found = given.read(self._places)
+        if found is not None and found == self._given and self._complete:
+            told = any(found.host in node.addresses for node in self._view.nodes.values())
+            if told or asyncio.get_running_loop().time() - self._attached_at > GIVEN_SECONDS:
+                given.forget(self._places)
+                found = None
+        if found == self._given:
+            return
+        self._given = found
+        log.info("looking for the cluster at a given endpoint" if found else "given endpoint no longer needed")
+        if found is not None:
+            self._link.prefer(found.url)
+        self._view = replace(self._view, given=found.host if found else None)
+        if self._keeper is not None:
+            self._keeper.publish(self._view, complete=self._complete)
 
     async def _save_views(self) -> None:
         try:
@@ -228,7 +256,8 @@ class NodeAgent:
         count, began = 0, asyncio.get_running_loop().time()
         while True:
             try:
-                if count % LOOK_AROUND == 0 or not self._well():
+                self._heed_given()
+                if await self._has_moved() or count % LOOK_AROUND == 0 or not self._well():
                     await self._look_around()
                 await self._give_sign_of_life(asyncio.get_running_loop().time() - began)
             except KatError as error:
@@ -250,6 +279,21 @@ class NodeAgent:
         report = self._sent_report
         return report is not None and all(c.status for c in report.conditions if c.type in ("Ready", "DriversHealthy"))
 
+    def _underlay(self) -> tuple[str, ...]:
+        ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
+        return facts.underlay_addresses(frozenset(ours))
+
+    async def _has_moved(self) -> bool:
+        """Tell whether the machine has other addresses than it reported; connections from the old ones are void."""
+        report, now = self._sent_report, self._underlay()
+        if report is None or report.addresses == now:
+            return False
+        log.info("the machine's addresses have changed", before=report.addresses, now=now)
+        if self._keeper is not None:
+            self._keeper.set_node_addresses(now)
+        await self._link.close()
+        return True
+
     async def _give_sign_of_life(self, running: float) -> None:
         """Send a heartbeat; after a silence only once the control plane knows what has become of the instances."""
         if self._unheard:
@@ -270,10 +314,9 @@ class NodeAgent:
 
     async def _look_around(self) -> None:
         versions, conditions = await self._drivers_health()
-        ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
         report = facts.node_report(
             data_path=self._places.data,
-            addresses=facts.underlay_addresses(frozenset(ours)),
+            addresses=self._underlay(),
             public_key=self._public_key,
             listen_port=self._spec.wireguard_port,
             versions=versions,

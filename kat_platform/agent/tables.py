@@ -29,6 +29,8 @@ class NodeView:
     """By ``NAMESPACE/WORKLOAD``."""
     assignments: Mapping[str, AssignmentItem] = field(default_factory=dict)
     """By ``NAMESPACE/ID``."""
+    given: str | None = None
+    """Where the others are looked for instead of where they last were: see ``agent.given``."""
 
     @property
     def subnet(self) -> IPv4Network | None:
@@ -149,7 +151,7 @@ def peers(view: NodeView) -> tuple[Peer, ...]:
             node_name=item.name,
             subnet=item.subnet,
             public_key=item.public_key,
-            endpoint=(item.addresses[0], item.listen_port) if item.addresses else None,
+            endpoint=(place, item.listen_port) if (place := view.given or next(iter(item.addresses), None)) else None,
             keepalive_seconds=25,
         )
         for _, item in sorted(view.nodes.items())
@@ -174,7 +176,7 @@ def fold(view: NodeView, items: Mapping[str, Any | None]) -> NodeView:
             _put(services, name, None if body is None else ServiceItem.model_validate(body))
         elif kind == "instance":
             _put(assignments, name, None if body is None else AssignmentItem.model_validate(body))
-    return NodeView(view.node, cluster, nodes, services, assignments)
+    return NodeView(view.node, cluster, nodes, services, assignments, view.given)
 
 
 def _put(mapping: dict[str, Any], name: str, value: Any | None) -> None:

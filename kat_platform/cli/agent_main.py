@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from kat_platform import __version__
+from kat_platform.cli.endpoint import endpoint
 from kat_platform.cli.leave import leave
 from kat_platform.errors import KatError, UsageError
 
@@ -205,6 +206,7 @@ def version() -> None:
 
 
 cli.add_command(leave)
+cli.add_command(endpoint)
 
 
 def _configuration(path: Path | None) -> ClusterConfiguration:

@@ -244,6 +244,23 @@ def heal(node: str, lab_name: str) -> None:
     click.echo(f"{node}: healed")
 
 
+@lab.command("readdress")
+@click.argument("node", required=False)
+@_lab
+def readdress(node: str | None, lab_name: str) -> None:
+    """Give a node another address, also while it runs; or all nodes, which must be off, another network."""
+    from kat_platform.lab.build import readdress as change
+    from kat_platform.lab.home import Home
+
+    _root()
+    home = Home(lab_name)
+    found = home.load()
+    made = change(home, found.find(node) if node else None)
+    for each in made.nodes:
+        if node in (None, each.name):
+            click.echo(f"{each.name}: {found.find(each.name).address} became {each.address}")
+
+
 @lab.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_lab
 @_node

@@ -21,7 +21,7 @@ from kat_platform.lab import disk, processes, wires
 from kat_platform.lab import home as homes
 from kat_platform.lab.home import Home
 from kat_platform.lab.machine import Machine, Part, containers_of, remove_tree, unmount_below
-from kat_platform.lab.plan import Lab, LabNode, check_lab_name, plan_lab
+from kat_platform.lab.plan import Lab, LabNode, check_lab_name, free_network, plan_lab
 from kat_platform.model.node import NodeRole
 
 AT_ONCE: Final = 3
@@ -143,13 +143,38 @@ def side_by_side(work: Callable[[Any], None], items: Iterable[Any]) -> None:
         raise errors[0]
 
 
-def save_context(home: Home, lab: Lab) -> None:
-    """Give katcall a context for the lab, with the address of every control-plane node, and make it the current one."""
+def readdress(home: Home, node: LabNode | None) -> Lab:
+    """Give one machine another address, also while it is on; or all of them, which must be off, another network.
+
+    Raises ``Conflict`` when one of them is on.
+    """
+    with homes.alone("katcall lab readdress"):
+        before = home.load()
+        if node is not None:
+            lab = before.readdressed(node)
+        else:
+            on = [each.name for each in before.nodes if Machine(home, before, each).state() != "off"]
+            if on:
+                raise Conflict(
+                    f"{', '.join(on)} of lab '{home.name}' are on: a whole lab moves only while it is off",
+                    hint=f"katcall lab kill {on[0]}; or name the node that is to have another address",
+                )
+            lab = before.moved(free_network([*_taken(), *before.network.hosts()]))
+        home.save(lab)
+        wires.readdress(before, lab)
+    save_context(home, lab, current=contexts.load_all()[0] == lab.context)
+    return lab
+
+
+def save_context(home: Home, lab: Lab, *, current: bool = True) -> None:
+    """Give katcall a context for the lab, with the address of every control-plane node."""
     made = json.loads(home.context.read_text())
     given = made["contexts"][made["current"]]
     port = given["servers"][0].rpartition(":")[2]
     servers = tuple(f"https://{node.address}:{port}" for node in lab.nodes if node.role is NodeRole.CONTROL_PLANE)
-    contexts.save(contexts.Context(lab.context, servers, given["ca"], given["certificate"], given["key"]), current=True)
+    contexts.save(
+        contexts.Context(lab.context, servers, given["ca"], given["certificate"], given["key"]), current=current
+    )
 
 
 def _wait_api(first: Machine, client: Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
@@ -75,8 +75,8 @@ class Lab(Model):
         return f"{PREFIX}-{self.name}-{node.number}"
 
     def hardware_address(self, node: LabNode) -> str:
-        """Ethernet address of a machine: the same after a power cut, or the others would look for the old one."""
-        return "02:4b:" + ":".join(f"{byte:02x}" for byte in node.address.packed)
+        """Ethernet address of a machine: it stays over a power cut, and when the machine gets another IP address."""
+        return "02:4b:00:00:" + ":".join(f"{byte:02x}" for byte in node.number.to_bytes(2, "big"))
 
     def port(self, node: LabNode) -> str:
         """The switch's interface towards a machine."""
@@ -94,6 +94,38 @@ class Lab(Model):
         """Give the lab with one more boot of a machine."""
         fresh = node.model_copy(update={"boots": node.boots + 1})
         return self.model_copy(update={"nodes": tuple(fresh if n.name == node.name else n for n in self.nodes)})
+
+    def readdressed(self, node: LabNode) -> Lab:
+        """Give the lab with another address for one machine; raises ``Unavailable`` when none is free."""
+        used = {each.address for each in self.nodes}
+        for address in list(self.network.hosts())[FIRST_NODE + MOST_NODES :]:
+            if address not in used:
+                return self._with_addresses({node.name: address})
+        raise Unavailable(f"every address of {self.network} is in use")
+
+    def moved(self, network: IPv4Network) -> Lab:
+        """Give the lab in another network: every machine has another address, and the host as well."""
+        first, fresh = int(self.network.network_address), int(network.network_address)
+        addresses = {node.name: IPv4Address(int(node.address) - first + fresh) for node in self.nodes}
+        return self._with_addresses(addresses).model_copy(update={"network": network})
+
+    def _with_addresses(self, addresses: Mapping[str, IPv4Address]) -> Lab:
+        """Change addresses, also in what the machines drop from each other."""
+        renamed = {str(node.address): str(addresses.get(node.name, node.address)) for node in self.nodes}
+
+        def word(text: str) -> str:
+            return " ".join(renamed.get(each, each) for each in text.split(" "))
+
+        nodes = tuple(
+            node.model_copy(
+                update={
+                    "address": addresses.get(node.name, node.address),
+                    "drops": tuple(word(drop) for drop in node.drops),
+                }
+            )
+            for node in self.nodes
+        )
+        return self.model_copy(update={"nodes": nodes})
 
 
 def check_lab_name(name: str) -> str:

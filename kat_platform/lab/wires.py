@@ -35,6 +35,23 @@ def make_hub(lab: Lab) -> None:
         run("ip", "link", "set", lab.host_interface, "up")
 
 
+def readdress(before: Lab, lab: Lab) -> None:
+    """Give the host and every machine that is on the addresses they have now. Idempotent."""
+    _readdress((), lab.host_interface, f"{lab.host_address}/{lab.network.prefixlen}")
+    for old, node in zip(before.nodes, lab.nodes, strict=True):
+        space = lab.namespace(node)
+        if old.address != node.address and (NETNS / space).exists():
+            _readdress(("-n", space), UPLINK, f"{node.address}/{lab.network.prefixlen}")
+            apply_trouble(lab, node)
+
+
+def _readdress(where: tuple[str, ...], interface: str, address: str) -> None:
+    shown = run("ip", *where, "-o", "-4", "address", "show", "dev", interface)
+    if f" {address} " not in shown:
+        run("ip", *where, "address", "flush", "dev", interface)
+        run("ip", *where, "address", "add", address, "dev", interface)
+
+
 def make_space(lab: Lab, node: LabNode) -> None:
     """Give a machine its namespace, with nothing but a loopback. Idempotent."""
     space = lab.namespace(node)
