@@ -65,7 +65,7 @@ async def join(places: Places, address: str, token_text: str, name: str, labels:
     who = {"token": token_text, "name": name, "role": token.role.value, "version": __version__}
     async with Door(url, client_context(ca)) as door:
         prepared = await door.post("join/prepare", who)
-        configuration = ClusterConfiguration.model_validate(prepared["configuration"])
+        configuration = ClusterConfiguration.from_peer(prepared["configuration"])
         refuse_failed(await check_host(configuration))
         tag = new_tag()
         with undone_on_error(places, tag):
@@ -111,8 +111,8 @@ def _keep(
     certificate = certificates.load_certificate(str(answer["certificate"]).encode())
     if certificate.public_key() != key.public_key():
         raise InvalidInput("the cluster signed another key than this machine's")
-    cluster = ClusterItem.model_validate(answer["cluster"])
-    peers = [NodeItem.model_validate(item) for item in answer["nodes"]]
+    cluster = ClusterItem.from_peer(answer["cluster"])
+    peers = [NodeItem.from_peer(item) for item in answer["nodes"]]
     write_whole(places.pki / CERTIFICATE_FILE, ca, mode=PUBLIC)
     write_whole(places.certificate, certificates.certificate_pem(certificate), mode=PUBLIC)
     view = {"cluster": cluster.to_wire(), **{f"node/{item.name}": item.to_wire() for item in peers}}

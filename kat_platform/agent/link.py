@@ -11,7 +11,9 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import structlog
 
+from kat_platform import __version__
 from kat_platform.errors import Denied, KatError, NotFound, StoreFull, Unauthenticated, Unavailable
+from kat_platform.model.version import AGENT
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -63,7 +65,8 @@ class ApiLink:
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
             connector = aiohttp.TCPConnector(ssl=self._tls, limit=8, keepalive_timeout=60)
-            self._session = aiohttp.ClientSession(connector=connector)
+            headers = {"User-Agent": f"{AGENT}{__version__}"}  # by which the API tells who is too far from it
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self._session
 
     async def close(self) -> None:

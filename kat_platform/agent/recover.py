@@ -74,7 +74,7 @@ async def recover(places: Places) -> Recovered:
 
 def _address(node: LocalNode, places: Places) -> IPv4Address:
     own = Journal(places.journal).load_view().get(f"node/{node.node_name}")
-    subnet = NodeItem.model_validate(own).subnet if own is not None else None
+    subnet = NodeItem.from_peer(own).subnet if own is not None else None
     if subnet is None:
         raise HostNotReady(
             f"{places.journal} does not say which subnet this node has", hint="recover on another control-plane node"

@@ -169,13 +169,13 @@ def fold(view: NodeView, items: Mapping[str, Any | None]) -> NodeView:
     for key, body in items.items():
         kind, _, name = key.partition("/")
         if kind == "cluster":
-            cluster = ClusterItem.model_validate(body) if body is not None else cluster
+            cluster = ClusterItem.from_peer(body) if body is not None else cluster
         elif kind == "node":
-            _put(nodes, name, None if body is None else NodeItem.model_validate(body))
+            _put(nodes, name, None if body is None else NodeItem.from_peer(body))
         elif kind == "service":
-            _put(services, name, None if body is None else ServiceItem.model_validate(body))
+            _put(services, name, None if body is None else ServiceItem.from_peer(body))
         elif kind == "instance":
-            _put(assignments, name, None if body is None else AssignmentItem.model_validate(body))
+            _put(assignments, name, None if body is None else AssignmentItem.from_peer(body))
     return NodeView(view.node, cluster, nodes, services, assignments, view.given)
 
 

@@ -147,12 +147,16 @@ def stop(node: str, part: str, lab_name: str) -> None:
 
 @lab.command("start")
 @_node
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="Python of another installation of KAT to run its agent with."
+)
 @_lab
-def start(node: str, lab_name: str) -> None:
-    """Switch a node on, or only start its agent where the node is on."""
-    from kat_platform.lab.build import switch_on
+def start(node: str, python: Path | None, lab_name: str) -> None:
+    """Switch a node on, or only start its agent where the node is on. --python stays until another one is given."""
+    from kat_platform.lab.build import install, switch_on
 
-    switch_on(_machine(lab_name, node))
+    machine = _machine(lab_name, node)
+    switch_on(machine if python is None else install(machine, python))
     click.echo(f"{node}: started")
 
 

@@ -20,6 +20,7 @@ def version(session: Session, only_client: bool, output: str) -> None:
     if not only_client:
         try:
             found["server"] = session.client.get("version")["version"]
+            _warn(found["client"], found["server"])
         except KatError as error:
             failure = error
     if output == "json":
@@ -31,3 +32,11 @@ def version(session: Session, only_client: bool, output: str) -> None:
             click.echo(f"{part}: {number}")
     if failure is not None:
         raise failure
+
+
+def _warn(client: str, server: str) -> None:
+    from kat_platform.model.version import read_version, work_together
+
+    if not work_together(server, client):
+        text = f"warning: katcall {client} and a server of {server} are more than one minor version apart"
+        click.echo(f"{text}: install kat {read_version(server)} here", err=True)

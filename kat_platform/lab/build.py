@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from typing import Any, Final
 
 from kat_platform.cli import context as contexts
 from kat_platform.cli.client import Client, at
-from kat_platform.errors import Conflict, HostNotReady, KatError, TimedOut
+from kat_platform.errors import Conflict, HostNotReady, InvalidInput, KatError, TimedOut
 from kat_platform.lab import disk, processes, wires
 from kat_platform.lab import home as homes
 from kat_platform.lab.home import Home
@@ -283,6 +285,19 @@ def strays() -> list[str]:
         return []
     found = {m[1] for path in wires.NETNS.iterdir() if (m := pattern.fullmatch(path.name))}
     return sorted(found - set(homes.names()))
+
+
+def install(machine: Machine, python: Path) -> Machine:
+    """Have a machine's agent run by another installation of KAT from its next start on; it must not run now."""
+    if machine.agent_pid() is not None:
+        name = machine.node.name
+        raise Conflict(f"the agent of {name} runs", hint=f"katcall lab stop --only agent {name}, then start it so")
+    if not os.access(python, os.X_OK) or python.is_dir():
+        raise InvalidInput(f"{python} is no program", hint="give the python of a virtual environment with kat in it")
+    own = python.absolute() == Path(sys.executable).absolute()
+    lab = machine.home.load().installed(machine.node, None if own else str(python.absolute()))
+    machine.home.save(lab)
+    return Machine(machine.home, lab, lab.find(machine.node.name))
 
 
 def switch_on(machine: Machine) -> None:

@@ -51,8 +51,9 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         """Environment of everything that runs on it."""
+        left_out = () if self.node.python is None else ("PYTHONPATH",)  # which is katcall's, not another installation's
         return {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in left_out},
             "KAT_RUN_PATH": str(self.home.runs),
             "KAT_BOOT_ID": f"{self.lab.name}-{self.node.name}-{self.node.boots}",
             "KAT_CONFIG": str(self.home.context),
@@ -61,7 +62,7 @@ class Machine:
     def agent_command(self, *arguments: str) -> tuple[str, ...]:
         """Give the command that runs ``kat-agent`` with these arguments on this machine."""
         # -P: what lies in the current folder is no part of KAT
-        return inside(self.namespace, sys.executable, "-P", "-m", _AGENT, *arguments)
+        return inside(self.namespace, self.node.python or sys.executable, "-P", "-m", _AGENT, *arguments)
 
     def run_agent(self, *arguments: str, timeout: float = 120.0) -> str:
         """Run ``kat-agent`` to its end and give its output; raises ``KatError`` with its words."""

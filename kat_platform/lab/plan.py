@@ -34,6 +34,8 @@ class LabNode(Model):
     address: IPv4Address
     boots: int = 0
     """How often it was switched on: stands for the boot id that a machine of its own would have."""
+    python: str | None = None
+    """Python of the installation of KAT that its agent runs with; ``None`` for katcall's own."""
     cut: bool = False
     """Whether its cable is pulled out of the switch."""
     drops: tuple[str, ...] = ()
@@ -93,6 +95,11 @@ class Lab(Model):
     def booted(self, node: LabNode) -> Lab:
         """Give the lab with one more boot of a machine."""
         fresh = node.model_copy(update={"boots": node.boots + 1})
+        return self.model_copy(update={"nodes": tuple(fresh if n.name == node.name else n for n in self.nodes)})
+
+    def installed(self, node: LabNode, python: str | None) -> Lab:
+        """Give the lab with one machine's agent run by another installation of KAT."""
+        fresh = node.model_copy(update={"python": python})
         return self.model_copy(update={"nodes": tuple(fresh if n.name == node.name else n for n in self.nodes)})
 
     def readdressed(self, node: LabNode) -> Lab:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import kat_platform
 from kat_platform.interfaces.scheduler import (
     Affinity,
     AffinityTerm,
@@ -24,6 +25,7 @@ from kat_platform.model import placement as wire
 from kat_platform.model.instance import Desired, InstanceRecord
 from kat_platform.model.node import NodeRecord, NodeReport
 from kat_platform.model.revision import Revision
+from kat_platform.model.version import too_far
 from kat_platform.state.cluster import ClusterState
 
 HOSTNAME_LABEL: Final = "kat.dws.rip/node"
@@ -100,6 +102,8 @@ def node_ready(state: ClusterState, name: str) -> tuple[bool, str]:
     report = state.reports.get(name)
     if report is None:
         return False, "it has not reported yet"
+    if why := too_far(kat_platform.__version__, report.versions.get("agent", "")):
+        return False, why
     for condition in report.conditions:
         if condition.type == "Ready" and not condition.status:
             return False, condition.message or condition.reason or "it reports that it is not ready"

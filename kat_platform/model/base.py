@@ -25,5 +25,13 @@ class Model(BaseModel):
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
-        """Read what :meth:`to_json` wrote; raises pydantic's ``ValidationError`` on anything else."""
-        return cls.model_validate_json(data)
+        """Read what :meth:`to_json` wrote, maybe that of a newer version, whose additions are left out.
+
+        For what KAT itself wrote: users' documents are read strictly. Raises pydantic's ``ValidationError``.
+        """
+        return cls.model_validate_json(data, extra="ignore")
+
+    @classmethod
+    def from_peer(cls, data: Any) -> Self:
+        """Read what another part of KAT sent, as :meth:`from_json` does."""
+        return cls.model_validate(data, extra="ignore")

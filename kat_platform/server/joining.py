@@ -21,6 +21,7 @@ from kat_platform.model.base import Model
 from kat_platform.model.cluster import ClusterConfigurationSpec
 from kat_platform.model.node import NodeRecord, NodeReport, NodeRole
 from kat_platform.model.scalars import check_label_key, check_label_value, check_name
+from kat_platform.model.version import read_version, work_together
 from kat_platform.state import keys
 
 MOST_ADDRESSES: Final = 32
@@ -28,7 +29,6 @@ MOST_LABELS: Final = 64
 MOST_MEMBERS: Final = 5
 """Control-plane nodes: 5 survive the loss of 2, and each further one makes every write slower."""
 _PUBLIC_KEY: Final = re.compile(r"[A-Za-z0-9+/=_-]{16,128}")
-_VERSION: Final = re.compile(r"(\d{1,5})\.(\d{1,5})(?:[.\-+].{0,40})?")
 
 
 class Claim(Model):
@@ -118,15 +118,10 @@ def refuse_member(nodes: Mapping[str, NodeRecord], alive: Collection[str], name:
 
 def refuse_skew(server: str, node: str) -> None:
     """Raise ``Conflict`` unless both versions have one major version and are at most one minor version apart."""
-    ours, theirs = _VERSION.fullmatch(server), _VERSION.fullmatch(node)
-    if theirs is None:
-        raise InvalidInput(f"'{node[:40]}' is not a version of kat-agent")
-    assert ours is not None  # our own is always well formed
-    same = ours[1] == theirs[1] and abs(int(ours[2]) - int(theirs[2])) <= 1
-    if not same:
+    if not work_together(server, node):
         raise Conflict(
             f"kat-agent {node} cannot join a cluster of version {server}: at most one minor version may lie between",
-            hint=f"install kat {ours[1]}.{ours[2]} on the new machine",
+            hint=f"install kat {read_version(server)} on the new machine",
         )
 
 

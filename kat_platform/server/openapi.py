@@ -118,7 +118,13 @@ _NO_MATCH: Final = frozenset(
 _ANSWERS: Final[dict[str, Any]] = {
     "Any": {"type": "object"},
     "Health": _object(("status",), status=_STRING, revision=_INTEGER, alarms=_array(_STRING)),
-    "Version": _object(("version", "apiVersion"), version=_STRING, apiVersion=_STRING, node=_STRING),
+    "Version": _object(
+        ("version", "apiVersion", "agents"),
+        version=_STRING,
+        apiVersion=_STRING,
+        node=_STRING,
+        agents=_object(("oldest", "newest"), oldest=_STRING, newest=_STRING),
+    ),
     "Leader": _object(("leader",), leader=_nullable(_STRING)),
     "Plugins": _object(
         ("node",),

@@ -43,11 +43,14 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def read_json(request: web.Request, kind: type[M]) -> M:
-    """Read a JSON body as a model; an empty body counts as ``{}``. Raises ``InvalidInput`` naming each wrong field."""
-    data = await read_body(request, JSON_LIMIT)
+async def read_json(request: web.Request, kind: type[M], *, peer: bool = False) -> M:
+    """Read a JSON body as a model; an empty body counts as ``{}``. Raises ``InvalidInput`` naming each wrong field.
+
+    ``peer`` is for what agents send: of one that is newer, what this version does not know is left out.
+    """
+    data = await read_body(request, JSON_LIMIT) or b"{}"
     try:
-        return kind.from_json(data or b"{}")
+        return kind.from_json(data) if peer else kind.model_validate_json(data)
     except ValidationError as error:
         raise from_validation(error, "the body") from None
     except RecursionError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_all_machines_come_back_with_other_addresses_and_one_endpoint_is_enough(
     wait_for(lambda: lab.settled(wanted), "every instance is ready", 60)
     print(f"a leader after {led:.1f} s, every instance ready after {time.monotonic() - began:.1f} s")
     for node in NODES:
-        wait_for(lambda only=lab.through(node): serves(only), f"{node} serves", 60)
+        wait_for(partial(serves, lab.through(node)), f"{node} serves", 60)
         print(f"{node} serves after {time.monotonic() - began:.1f} s")
         names = {item["name"] for item in lab.through(node).get("namespaces", consistent=True)["items"]}
         assert not writer.acknowledged - names, f"{node} lacks what was acknowledged"

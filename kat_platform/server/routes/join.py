@@ -128,7 +128,7 @@ async def authority(_: web.Request, api: Api) -> web.StreamResponse:
 
 async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
     """Tell the holder of a token whether the machine may join, and the configuration to check its host against."""
-    body = await read_json(request, PrepareBody)
+    body = await read_json(request, PrepareBody, peer=True)
     await _redeemed(request, api, body, None)
     joining.refuse_skew(kat_platform.__version__, body.version)
     if body.role is NodeRole.CONTROL_PLANE:
@@ -147,7 +147,7 @@ async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
 
 async def join(request: web.Request, api: Api) -> web.StreamResponse:
     """Make a machine a node: its certificate, its subnet and its peers."""
-    body = await read_json(request, JoinBody)
+    body = await read_json(request, JoinBody, peer=True)
     own = authority_of(api)
     configuration = await api.repository.configuration()
     if configuration is None:

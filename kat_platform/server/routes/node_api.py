@@ -11,7 +11,8 @@ from aiohttp import web
 from pydantic import Field as Limited
 from pydantic import ValidationError
 
-from kat_platform.errors import InvalidInput, NotFound
+import kat_platform
+from kat_platform.errors import Conflict, InvalidInput, NotFound
 from kat_platform.interfaces.auth import Verb
 from kat_platform.interfaces.store import Compare, Field, Op, Operation, Put
 from kat_platform.model.base import Model
@@ -19,6 +20,7 @@ from kat_platform.model.event import Event
 from kat_platform.model.identity import NodeName
 from kat_platform.model.instance import InstanceRecord, InstanceStatus
 from kat_platform.model.node import NodeReport
+from kat_platform.model.version import AGENT, too_far
 from kat_platform.model.view import ReportBody
 from kat_platform.pki import certificates
 from kat_platform.server.api import Api
@@ -50,8 +52,11 @@ class RenewBody(Model):
 
 
 async def view(request: web.Request, api: Api) -> web.StreamResponse:
-    """Stream the node's view."""
+    """Stream the node's view, unless its agent is of a version that could not read it: then it goes on alone."""
     name = request.match_info["name"]
+    agent = request.headers.get("User-Agent", "")
+    if agent.startswith(AGENT) and (why := too_far(kat_platform.__version__, agent.removeprefix(AGENT))):
+        raise Conflict(why, hint="what runs there goes on meanwhile")
     await api.fresh()  # a node must not be told to stop what only a server that was asleep does not know of
     api.reported.pop(name, None)  # it may have reported to another server meanwhile
     _need_node(api, name)
@@ -66,7 +71,7 @@ def _need_node(api: Api, name: str) -> None:
 async def heartbeat(request: web.Request, api: Api) -> web.StreamResponse:
     """Take a sign of life."""
     name = request.match_info["name"]
-    await read_json(request, HeartbeatBody)
+    await read_json(request, HeartbeatBody, peer=True)
     _need_node(api, name)
     ttl = await api.leases.beat(name, seen=api.state.key_revisions.get(keys.alive(name), 0), at=api.state.revision)
     return answer_json({"ttlSeconds": ttl, "revision": api.state.revision})
@@ -75,7 +80,7 @@ async def heartbeat(request: web.Request, api: Api) -> web.StreamResponse:
 async def renew(request: web.Request, api: Api) -> web.StreamResponse:
     """Sign a new certificate for the node that asks; its present one stays good until it ends by itself."""
     name = request.match_info["name"]
-    body = await read_json(request, RenewBody)
+    body = await read_json(request, RenewBody, peer=True)
     own = authority_of(api)
     record = await api.repository.node(name)
     if record is None:
@@ -99,7 +104,7 @@ async def renew(request: web.Request, api: Api) -> web.StreamResponse:
 async def report(request: web.Request, api: Api) -> web.StreamResponse:
     """Take what a node says of itself and its instances; what is not its own is listed in the answer and left alone."""
     name = request.match_info["name"]
-    body = await read_json(request, ReportBody)
+    body = await read_json(request, ReportBody, peer=True)
     _need_node(api, name)
     own, statuses, events = _parse(name, body)
     unknown: list[str] = []
@@ -117,12 +122,12 @@ async def report(request: web.Request, api: Api) -> web.StreamResponse:
 
 def _parse(node: str, body: ReportBody) -> tuple[NodeReport | None, dict[str, InstanceStatus], list[Event]]:
     try:
-        own = None if body.node is None else NodeReport.model_validate(body.node)
+        own = None if body.node is None else NodeReport.from_peer(body.node)
         statuses = {
-            key: InstanceStatus.model_validate(value).model_copy(update={"node": node})
+            key: InstanceStatus.from_peer(value).model_copy(update={"node": node})
             for key, value in body.instances.items()
         }
-        events = [Event.model_validate(value) for value in body.events[:_EVENTS]]
+        events = [Event.from_peer(value) for value in body.events[:_EVENTS]]
     except ValidationError as error:
         raise from_validation(error, "the report") from None
     for key in statuses:

@@ -158,7 +158,7 @@ async def remove(request: web.Request, api: Api) -> web.StreamResponse:
 
 async def leave(request: web.Request, api: Api) -> web.StreamResponse:
     """Let a node go that says so itself: drained first (ask again to see how far it is), then removed."""
-    body = await read_json(request, LeaveBody)
+    body = await read_json(request, LeaveBody, peer=True)
     found = await _read(request, api)
     if body.remove:
         await remove_node(api, found, force=body.force, by=api.caller(request).name)

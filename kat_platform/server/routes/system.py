@@ -8,6 +8,7 @@ from aiohttp import web
 
 import kat_platform
 from kat_platform.errors import Unavailable
+from kat_platform.model.version import agents_of
 from kat_platform.observability.metrics import CONTENT_TYPE
 from kat_platform.server.api import Api
 from kat_platform.server.requests import answer, answer_json
@@ -46,8 +47,16 @@ async def openapi(_: web.Request, api: Api) -> web.StreamResponse:
 
 
 async def version(_: web.Request, api: Api) -> web.StreamResponse:
-    """Give the server's version."""
-    return answer_json({"version": kat_platform.__version__, "apiVersion": "v1alpha1", "node": api.deps.node_name})
+    """Give the server's version, and which agents it works with."""
+    oldest, newest = agents_of(kat_platform.__version__)
+    return answer_json(
+        {
+            "version": kat_platform.__version__,
+            "apiVersion": "v1alpha1",
+            "node": api.deps.node_name,
+            "agents": {"oldest": str(oldest), "newest": str(newest)},
+        }
+    )
 
 
 async def leader(_: web.Request, api: Api) -> web.StreamResponse:

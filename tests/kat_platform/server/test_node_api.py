@@ -116,8 +116,7 @@ async def test_a_wrong_report_changes_nothing(plane, admin, node):
     for body in (
         {"instances": {"default/web-00001": {"phase": "Flying"}}},
         {"instances": {"web-00001": {"phase": "Running"}}},
-        {"node": {"bootID": "x"}},
-        {"nodes": {}},
+        {"node": {"bootId": 1}},
     ):
         await node.post("/nodes/n1/report", body, status=422)
     assert (await plane.store.store_status()).revision == before
