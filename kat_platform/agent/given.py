@@ -26,7 +26,7 @@ class Given(Model):
 
 
 def give(places: Places, endpoint: Given) -> None:
-    """Write an endpoint down; a running agent takes it into use within a tick."""
+    """Write an endpoint down; a running agent takes it into use within a second or two."""
     write_whole(places.given, endpoint.to_json())
 
 

@@ -45,6 +45,9 @@ SAVE_DELAY: Final = 1.0
 """Seconds for which changes of the view gather before it is written down for a time without the control plane."""
 
 
+ADDRESS_SECONDS: Final = 1.0
+"""Between two looks at the machine's own addresses, and for an endpoint that was given."""
+
 GIVEN_SECONDS: Final = 60.0
 """An endpoint that was given is let go after so long with a control plane, if that names no node at that address."""
 
@@ -102,6 +105,7 @@ class NodeAgent:
             group.create_task(forever("view stream", self._follow_view), name="view")
             group.create_task(self.reporter.run(), name="reports")
             group.create_task(self._tick(), name="tick")
+            group.create_task(self._follow_addresses(), name="addresses")
             group.create_task(self._plugin_facts.run(), name="plugin facts")
             group.create_task(self._save_views(), name="view journal")
             group.create_task(self._keep_instances(), name="instances")
@@ -256,8 +260,7 @@ class NodeAgent:
         count, began = 0, asyncio.get_running_loop().time()
         while True:
             try:
-                self._heed_given()
-                if await self._has_moved() or count % LOOK_AROUND == 0 or not self._well():
+                if count % LOOK_AROUND == 0 or not self._well():
                     await self._look_around()
                 await self._give_sign_of_life(asyncio.get_running_loop().time() - began)
             except KatError as error:
@@ -283,16 +286,24 @@ class NodeAgent:
         ours = self._own_interfaces(str(self._view.subnet.network_address + 1)) if self._view.subnet else []
         return facts.underlay_addresses(frozenset(ours))
 
-    async def _has_moved(self) -> bool:
-        """Tell whether the machine has other addresses than it reported; connections from the old ones are void."""
-        report, now = self._sent_report, self._underlay()
-        if report is None or report.addresses == now:
-            return False
-        log.info("the machine's addresses have changed", before=report.addresses, now=now)
-        if self._keeper is not None:
-            self._keeper.set_node_addresses(now)
-        await self._link.close()
-        return True
+    async def _follow_addresses(self) -> None:
+        """Heed an endpoint that was given, and the machine's own addresses: connections from old ones are void.
+
+        Apart from the tick, which may be waiting for somebody at an old address.
+        """
+        known = self._underlay()
+        while True:
+            await asyncio.sleep(ADDRESS_SECONDS)
+            self._heed_given()
+            now = self._underlay()
+            if now == known:
+                continue
+            log.info("the machine's addresses have changed", before=known, now=now)
+            known = now
+            if self._keeper is not None:
+                self._keeper.set_node_addresses(now)
+            self._look_now.set()
+            await self._link.close()
 
     async def _give_sign_of_life(self, running: float) -> None:
         """Send a heartbeat; after a silence only once the control plane knows what has become of the instances."""
