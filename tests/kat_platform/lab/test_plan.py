@@ -139,3 +139,24 @@ def test_trouble_twice_is_the_same_trouble() -> None:
     made = lab()
     once = trouble.cut(made, made.nodes[0], (), (2380,))
     assert trouble.cut(once, once.nodes[0], (), (2380,)) == once
+
+
+@given(st.integers(2, 20), st.integers(0, 30), st.lists(st.integers(0, 19), max_size=8))
+def test_new_addresses_are_nobody_elses_and_troubles_go_along(nodes: int, shift: int, who: list[int]) -> None:
+    lab = plan_lab("kt", nodes=nodes, control_plane=1, taken=(), now=0.0)
+    lab = trouble.cut(lab, lab.nodes[0], [lab.nodes[1]], [9115])
+    for number in who:
+        node = lab.nodes[number % nodes]
+        made = lab.readdressed(node)
+        assert made.find(node.name).address not in {each.address for each in lab.nodes}
+        assert [n for n in made.nodes if n.name != node.name and n.address != lab.find(n.name).address] == []
+        lab = made
+    network = list(RANGE.subnets(new_prefix=24))[shift]
+    moved = lab.moved(network)
+    for made in (lab, moved):
+        assert len({made.host_address, *(node.address for node in made.nodes)}) == nodes + 1
+        assert all(node.address in made.network for node in made.nodes)
+        assert f"ip saddr {made.nodes[1].address}" in made.nodes[0].drops
+        assert f"ip saddr {made.nodes[0].address}" in made.nodes[1].drops
+        assert [made.hardware_address(node) for node in made.nodes] == [lab.hardware_address(n) for n in lab.nodes]
+    assert len({lab.hardware_address(node) for node in lab.nodes}) == nodes
