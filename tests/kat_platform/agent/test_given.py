@@ -1,4 +1,4 @@
-"""An endpoint that was given: what is tried first, where the tunnels lead meanwhile, and that others stay as they are."""
+"""An endpoint that was given: what is tried first, and where the tunnels lead meanwhile."""
 
 from __future__ import annotations
 
