@@ -12,6 +12,7 @@ from kat_platform.cli import main
 from kat_platform.model.event import Event, EventType
 from kat_platform.model.instance import InstanceRecord, InstanceStatus, Phase
 from kat_platform.model.revision import Rollout, RolloutState
+from kat_platform.server.requests import answer_json
 from kat_platform.state import keys
 
 WORKLOAD = """apiVersion: kat.dws.rip/v1alpha1
@@ -324,6 +325,10 @@ def test_nodes_show_where_they_are_and_what_they_carry(cluster, katcall, folder)
 
 def test_version_explain_completion(cluster, katcall, monkeypatch):
     assert "server:" in katcall("version").out
+    assert "warning" not in katcall("version").err
+    with monkeypatch.context() as patch:
+        patch.setattr("kat_platform.server.routes.system.answer_json", lambda _: answer_json({"version": "1.7.0"}))
+        assert "install kat 1.7 here" in katcall("version").err
     assert "list of" in katcall("explain", "workload.spec.tolerations").out
     assert "replicas" in katcall("explain", "workload.spec.replica", code=3).err
     assert "_KATCALL_COMPLETE" in katcall("completion", "bash").out

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kat_platform
 from kat_platform.interfaces.store import Change, ChangeType, Entry
+from kat_platform.leader.placement import node_ready
 from kat_platform.model.instance import Desired, InstanceRecord, InstanceStatus, Phase
 from kat_platform.model.node import NodeRecord
 from kat_platform.model.node import NodeRole as Recorded
@@ -233,3 +235,38 @@ def test_what_a_change_touches_is_all_that_changes(batches):
             if item is not None:
                 fresh[key] = item.to_json()
         assert {key: body for key, body in folded.items() if body is not None} == fresh
+
+
+async def test_what_a_newer_agent_adds_to_its_report_is_left_out(plane, admin, node):
+    await admin.apply(workload(), 201)
+    await bind(plane, "web-00001")
+    later = {"later": {"a": 1}}
+    body = {
+        "node": {"bootId": "b2", "conditions": [{"type": "Ready", "status": True, **later}], **later},
+        "instances": {"default/web-00001": {"phase": "Running", **later}},
+        "events": [{"reason": "New", "objectKind": "Node", "objectName": "n1", **later}],
+        **later,
+    }
+    assert (await node.post("/nodes/n1/report", body))["unknown"] == []
+    assert b"Running" in (await plane.store.get(keys.status("default", "web-00001"))).value
+    await node.post("/nodes/n1/heartbeat", {"ttlSeconds": 8, **later})
+    await admin.ask("PUT", "/v1alpha1/configuration", 422, json={"spec": {}, **later})
+
+
+@pytest.mark.parametrize(("by", "welcome"), [(0, True), (1, True), (2, False)])
+async def test_an_agent_too_far_away_gets_no_view_but_stays_alive(plane, admin, node, by, welcome):
+    major, minor, _ = kat_platform.__version__.split(".", 2)
+    agent = f"{major}.{int(minor) + by}.3"
+    headers = {"User-Agent": f"kat-agent/{agent}"}
+    if welcome:
+        async with node.raw("GET", "/v1alpha1/nodes/n1/view", headers=headers) as answer:
+            assert answer.status == 200
+    else:
+        _, problem, _ = await node.ask("GET", "/v1alpha1/nodes/n1/view", 409, headers=headers)
+        assert f"install kat {major}.{minor}" in problem["detail"]
+    await node.post("/nodes/n1/report", {"node": {"versions": {"agent": agent}}})
+    await node.post("/nodes/n1/heartbeat")
+    await plane.settled()
+    ready, why = node_ready(plane.cache.state, "n1")
+    assert ready == welcome
+    assert ("install" in why) != welcome
