@@ -5,6 +5,7 @@ The later version is this one with another number and with fields in records, re
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -42,16 +43,13 @@ def minor(by: int) -> str:
 
 def another_installation(folder: Path, version: str, python_path: str) -> Path:
     """Make KAT of another version beside this one; gives its Python."""
-    folder.mkdir()
-    entries = []
-    for number, entry in enumerate(filter(None, python_path.split(os.pathsep))):
-        path = Path(entry)
-        if path.is_relative_to(HOUSE):
-            for package in path.glob("kat_*/__init__.py"):
-                shutil.copytree(package.parent, folder / str(number) / package.parent.name)
-            path = folder / str(number)
-        entries.append(str(path))
-    (core,) = folder.glob("*/kat_platform")
+    site = folder / "site"
+    for name in ("kat_platform", *(path.parent.name for path in HOUSE.glob("plugins/*/kat_*/__init__.py"))):
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        shutil.copytree(Path(found.origin).parent, site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    core = site / "kat_platform"
     init = core / "__init__.py"
     init.write_text(init.read_text().replace(f'"{__version__}"', f'"{version}"'))
     for name, classes in ADDITIONS.items():
@@ -63,7 +61,8 @@ def another_installation(folder: Path, version: str, python_path: str) -> Path:
             assert made == 1, each
         (core / name).write_text(text)
     python = folder / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={os.pathsep.join(entries)} exec {sys.executable} "$@"\n')
+    path = os.pathsep.join(filter(None, [str(site), python_path]))  # it goes before what is installed
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return python
 
