@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -104,3 +105,35 @@ def test_down_forgets_a_lab_of_which_nothing_runs(lab, written, monkeypatch):
 def test_a_broken_program_of_the_host_is_named(lab, monkeypatch):
     monkeypatch.setattr(build.shutil, "which", lambda program: None if program == "nsenter" else program)
     assert "'nsenter' is not installed" in lab("up", "--name", "ktz", code=1)
+
+
+def test_new_addresses_are_written_down_with_the_host_and_the_context(lab, written, monkeypatch):
+    home, done = written(), []
+    monkeypatch.setattr(wires, "readdress", lambda before, after: done.append((before, after)))
+    monkeypatch.setattr(build, "save_context", lambda home, lab, *, current: done.append(current))
+    before = home.load()
+    assert "n2: " in lab("readdress", "--name", "ktx", "n2")
+    one = home.load()
+    assert [n.name for n in one.nodes if n.address != before.find(n.name).address] == ["n2"]
+    said = lab("readdress", "--name", "ktx")
+    assert all(f"{node.name}: {one.find(node.name).address} became" in said for node in one.nodes)
+    moved = home.load()
+    assert moved.network != one.network
+    assert done == [(before, one), False, (one, moved), False]
+    monkeypatch.setattr(build.Machine, "state", lambda machine: "running" if machine.node.name == "n3" else "off")
+    assert "n3 of lab 'ktx' are on" in lab("readdress", "--name", "ktx", code=4)
+    assert home.load() == moved
+
+
+def test_another_python_is_kept_and_checked(lab, written, monkeypatch):
+    home, started = written(), []
+    monkeypatch.setattr(build, "switch_on", lambda machine: started.append(machine.agent_command("run")[3]))
+    assert "no program" in lab("start", "--name", "ktx", "n2", "--python", "/nonexistent", code=1)
+    lab("start", "--name", "ktx", "n2", "--python", "/bin/true")
+    assert home.load().find("n2").python == "/bin/true"
+    lab("start", "--name", "ktx", "n2")
+    lab("start", "--name", "ktx", "n2", "--python", sys.executable)
+    assert home.load().find("n2").python is None
+    assert started == ["/bin/true", "/bin/true", sys.executable]
+    monkeypatch.setattr(build.Machine, "agent_pid", lambda _: 1)
+    assert "stop --only agent n2" in lab("start", "--name", "ktx", "n2", "--python", "/bin/true", code=4)
