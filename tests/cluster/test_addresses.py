@@ -130,3 +130,23 @@ def test_a_worker_gets_another_address_while_it_runs(lab: Trio, tmp_path: Path) 
     assert "n4" in lab.ready_nodes()
     events = [e["event"] for e in lab.client.get("events")["items"]]
     assert not [e for e in events if e["reason"] == "NodeLost" and e["objectName"] == "n4" and e["lastAt"] > moved - 1]
+
+
+def test_all_but_one_come_back_with_other_addresses_and_nothing_has_to_be_given(lab: Trio) -> None:
+    before, wanted = addresses(lab), len(lab.instances())
+    for node in ("n2", "n3", "n4"):
+        lab.lab("kill", node)
+        lab.lab("readdress", node)
+    after = addresses(lab)
+    assert [node for node in ALL if before[node] == after[node]] == ["n1"]
+    reconnect(lab)
+    for node in ("n2", "n3", "n4"):
+        lab.lab("start", node)
+    began = time.monotonic()
+    for node in NODES:
+        wait_for(partial(serves, lab.through(node)), f"{node} serves", REFORM_SECONDS)
+    wait_for(lambda: lab.ready_nodes() == {*ALL}, "every node is ready", REFORM_SECONDS)
+    wait_for(lambda: lab.settled(wanted), "every instance is ready", 60)
+    print(f"every instance ready after {time.monotonic() - began:.1f} s")
+    for node in lab.client.get("nodes")["items"]:
+        assert node["report"]["addresses"] == [after[node["name"]]]
