@@ -22,7 +22,7 @@ IMAGE = {"image": "app:1"}
 
 
 def spec(**fields: Any) -> WorkloadSpec:
-    return WorkloadSpec.from_json(json.dumps({"type": "Service", "source": IMAGE, **fields}))
+    return WorkloadSpec.model_validate_json(json.dumps({"type": "Service", "source": IMAGE, **fields}))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -30,7 +30,7 @@ def spec(**fields: Any) -> WorkloadSpec:
 @given(data=st.data())
 def test_model_json_model(kind: str, data: st.DataObject) -> None:
     model = KINDS[kind]
-    document = model.from_json(json.dumps(data.draw(documents(kind))))
+    document = model.model_validate_json(json.dumps(data.draw(documents(kind))))
     assert document.kind == kind
     assert model.from_json(document.to_json()) == document
     assert json.loads(document.to_json()) == document.to_wire()
@@ -136,7 +136,9 @@ def test_a_mount_path_twice_is_refused_however_it_is_written() -> None:
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a.b", "x" * 64, "ü"])
 def test_a_bad_name_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
-        Workload.from_json(json.dumps({"metadata": {"name": name}, "spec": {"type": "Service", "source": IMAGE}}))
+        Workload.model_validate_json(
+            json.dumps({"metadata": {"name": name}, "spec": {"type": "Service", "source": IMAGE}})
+        )
 
 
 def test_demand_is_the_request_else_the_limit() -> None:
@@ -146,7 +148,9 @@ def test_demand_is_the_request_else_the_limit() -> None:
 
 
 def balancer(**fields: Any) -> VirtualLoadBalancerSpec:
-    return VirtualLoadBalancerSpec.from_json(json.dumps({"ports": [{"port": 80, "containerPort": 8080}], **fields}))
+    return VirtualLoadBalancerSpec.model_validate_json(
+        json.dumps({"ports": [{"port": 80, "containerPort": 8080}], **fields})
+    )
 
 
 def test_defaults_of_a_load_balancer() -> None:
@@ -232,14 +236,14 @@ def test_each_node_has_its_own_subnet() -> None:
 )
 def test_a_configuration_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        ClusterConfigurationSpec.from_json(json.dumps(fields))
+        ClusterConfigurationSpec.model_validate_json(json.dumps(fields))
 
 
 def test_a_secret_is_never_shown() -> None:
     secret = Secret.from_json('{"metadata": {"name": "s"}, "spec": {"data": {"password": "hunter2"}}}')
     assert "hunter2" not in repr(secret)
     with pytest.raises(ValidationError) as caught:
-        Secret.from_json('{"metadata": {"name": "s"}, "spec": {"data": {"password": ["hunter2"]}}}')
+        Secret.model_validate_json('{"metadata": {"name": "s"}, "spec": {"data": {"password": ["hunter2"]}}}')
     assert "hunter2" not in str(caught.value)
 
 
