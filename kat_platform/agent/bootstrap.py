@@ -21,7 +21,7 @@ from kat_platform.agent.daemon import chosen_drivers, plugins_for
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import LocalNode, Places, load_node, remove_places, save_node
 from kat_platform.agent.membership import peer_identity
-from kat_platform.errors import Conflict, HostNotReady, KatError
+from kat_platform.errors import Conflict, HostNotReady, KatError, NotFound
 from kat_platform.interfaces.driver import CheckResult, ChecksHost
 from kat_platform.interfaces.store import Compare, HasMembers, Put, Store
 from kat_platform.model.cluster import ClusterConfiguration
@@ -31,8 +31,11 @@ from kat_platform.model.namespace import Namespace
 from kat_platform.model.node import NodeRecord, NodeRole
 from kat_platform.model.view import ClusterItem, NodeItem
 from kat_platform.pki import certificates
-from kat_platform.pki.authority import Authority
-from kat_platform.pki.files import PUBLIC, write_whole
+from kat_platform.pki.authority import CERTIFICATE_FILE, Authority
+from kat_platform.pki.files import PUBLIC, read_public, write_whole
+from kat_platform.pki.keyring import Keyring
+from kat_platform.pki.revocations import ensure_revocations
+from kat_platform.pki.trust import Trust
 from kat_platform.registry.catalog import Catalog
 from kat_platform.registry.drivers import examine
 from kat_platform.server.joining import Claim, note_certificate
@@ -111,6 +114,7 @@ async def init(places: Places, configuration: ClusterConfiguration, node_name: s
         )
         authority = Authority.create(cluster_id)
         authority.save(places.pki)
+        ensure_revocations(places.pki, authority)
         certificate = _node_certificate(authority, node, places)
         admin = _admin(authority, node)
         await _first_state(node, places, certificate)
@@ -162,6 +166,28 @@ def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> 
 def _first_address(node: LocalNode) -> IPv4Address:
     """Give the overlay address of a cluster's first node: that of subnet 0."""
     return node.configuration.spec.node_subnet(0).network_address + 1
+
+
+def administrator(places: Places) -> NewCluster:
+    """Make a new administrator's certificate with the CA's key that a control-plane node has, as ``init`` does.
+
+    Raises ``Conflict`` on a worker.
+    """
+    node = load_node(places)
+    if node.role is not NodeRole.CONTROL_PLANE:
+        raise Conflict(
+            f"node '{node.node_name}' is a worker: it does not have the CA's key",
+            hint="run this on a control-plane node",
+        )
+    trust, ring = Trust.read(read_public(places.pki / CERTIFICATE_FILE)), Keyring.load(places.pki)
+    signer = trust.issuer(
+        certificates.load_certificate(read_public(places.certificate))
+    )  # it signed for this node as well
+    authority = ring.get(signer)
+    if authority is None:
+        raise NotFound(f"{places.pki} has no key of the CA that signs", hint="run this on another control-plane node")
+    admin = _admin(authority, node)
+    return NewCluster(node, trust.pem().decode(), admin[0], admin[1], node.api_endpoints[0])
 
 
 def _admin(authority: Authority, node: LocalNode) -> tuple[str, str]:

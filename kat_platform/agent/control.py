@@ -15,6 +15,7 @@ import structlog
 
 from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.local import LocalNode, Places
+from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.hooks.types import LeadershipChange
 from kat_platform.interfaces.scheduler import Contributions
 from kat_platform.interfaces.store import Leadership
@@ -24,7 +25,7 @@ from kat_platform.leader.notify import Notifier
 from kat_platform.leader.sweep import Sweeper
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.observability.metrics import Metrics
-from kat_platform.pki.authority import Authority
+from kat_platform.pki.keyring import Keyring
 from kat_platform.registry.announce import Announcer
 from kat_platform.registry.drivers import Drivers
 from kat_platform.server.agents import AgentDirectory
@@ -49,14 +50,15 @@ class ControlPlane:
         places: Places,
         drivers: Drivers,
         announcer: Announcer,
-        authority: Authority,
+        keyring: Keyring,
         own_tls: OwnTls,
+        trust: NodeTrustKeeper,
         metrics: Metrics,
         plugins_report: Callable[[], object],
     ) -> None:
         self._node, self._places, self._drivers, self._announcer = node, places, drivers, announcer
-        self._authority, self._metrics, self._plugins_report = authority, metrics, plugins_report
-        self._own_tls = own_tls
+        self._keyring, self._metrics, self._plugins_report = keyring, metrics, plugins_report
+        self._own_tls, self._trust = own_tls, trust
         self.cache = StateCache(drivers.store)
         self.recorder = EventRecorder(drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics)
         self._leader_name: str | None = None
@@ -75,6 +77,7 @@ class ControlPlane:
             ttl=LEADER_SECONDS,
             on_change=self._on_leadership,
         )
+        unfollow = self.cache.subscribe(self._on_state)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.cache.run(), name="state cache")
@@ -88,6 +91,7 @@ class ControlPlane:
                 group.create_task(following, name="leader watch")
                 group.create_task(self._announcer.run(), name="hook notifications")
         finally:
+            unfollow()
             await server.stop()
             await agents.close()
 
@@ -98,7 +102,7 @@ class ControlPlane:
             auth=self._drivers.auth,
             node_name=self._node.node_name,
             tls=tls,
-            authority=self._authority,
+            keyring=self._keyring,
             scheduler=self._drivers.scheduler,
             contributions=self._contributions,
             announce=self._announcer,
@@ -134,6 +138,11 @@ class ControlPlane:
                 sweeping.cancel()
         finally:
             notifier.stop()
+
+    def _on_state(self, state: ClusterState, changes: tuple[Change, ...]) -> None:
+        """Take the key of a new CA as soon as it is in the store."""
+        if state.trust is not None and any(change.entry.key == keys.TRUST for change in changes):
+            self._trust.hold(state.trust)
 
     def _on_leadership(self, leads: bool) -> None:
         self._metrics.gauge("kat_leader", 1 if leads else 0)

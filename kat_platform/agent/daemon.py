@@ -20,6 +20,7 @@ from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, l
 from kat_platform.agent.membership import StoreMember
 from kat_platform.agent.node import NodeAgent
 from kat_platform.agent.renewal import Renewal
+from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.agent.watchdog import watch_loop
 from kat_platform.errors import KatError
 from kat_platform.interfaces.driver import Capability, Driver, DriverContext
@@ -27,7 +28,7 @@ from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRole
 from kat_platform.observability.metrics import Metrics
-from kat_platform.pki.authority import Authority
+from kat_platform.pki.keyring import Keyring
 from kat_platform.registry.catalog import Catalog
 from kat_platform.registry.plugins import Plugins, load_plugins
 from kat_platform.registry.report import inspect_plugins
@@ -96,23 +97,38 @@ class Daemon:
                     group.create_task(_start(driver, started), name=f"start {driver.info.name}")
         own_tls = OwnTls(self._places)
         link = self._link(own_tls)
-        worker = self._worker(plugins, link, own_tls)
+        own_tls.on_replace(link.reconnect)
+        trust = NodeTrustKeeper(self._node.node_name, self._places, own_tls)
+        own_tls.on_replace(trust.told)
+        name = NodeName(self._node.cluster_id, self._node.node_name, self._node.role)
+        renewal = Renewal(name, own_tls, link.renew, stale=trust.stale)
+        trust.listeners.append(renewal.look)
+        worker = self._worker(plugins, link, own_tls, trust)
         async with asyncio.TaskGroup() as group:
             if self._node.role is NodeRole.CONTROL_PLANE:
-                group.create_task(self._control(plugins, worker, link, own_tls, started), name="control plane")
-            name = NodeName(self._node.cluster_id, self._node.node_name, self._node.role)
-            group.create_task(Renewal(name, own_tls, link.renew).run(), name="certificate renewal")
+                control = self._control(plugins, worker, link, own_tls, trust, started)
+                group.create_task(control, name="control plane")
+            group.create_task(renewal.run(), name="certificate renewal")
             group.create_task(worker.run(), name="node")
             group.create_task(watch_loop(), name="watchdog")
 
     async def _control(
-        self, plugins: Plugins, worker: NodeAgent, link: ApiLink, own_tls: OwnTls, started: list[Driver]
+        self,
+        plugins: Plugins,
+        worker: NodeAgent,
+        link: ApiLink,
+        own_tls: OwnTls,
+        trust: NodeTrustKeeper,
+        started: list[Driver],
     ) -> None:
         """Start the store, whose members meet in the overlay, and then all that is built on it."""
         store = plugins.drivers.store
         address = await worker.overlay_up()
         member = StoreMember(self._node, self._places, store, link, address, self._on_membership)
         await member.prepare()
+        keyring = Keyring.load(self._places.pki)
+        trust.use_keyring(keyring)
+        trust.store_starts(store)
         await _start(store, started)
         await member.complete()
         listening = asyncio.Event()
@@ -121,14 +137,16 @@ class Daemon:
             self._places,
             plugins.drivers,
             plugins.announcer,
-            Authority.load(self._places.pki),
+            keyring,
             own_tls,
+            trust,
             self._metrics,
             self._plugins_report,
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(control.run(listening), name="control plane parts")
             group.create_task(self._take_over_pending(control, listening), name="pending configuration")
+            group.create_task(trust.follow_turns(store), name="trust of the store")
 
     def _on_membership(self, membership: Membership) -> None:
         self._node = self._node.model_copy(update={"membership": membership})
@@ -139,13 +157,14 @@ class Daemon:
         endpoints = node.api_endpoints or (f"https://127.0.0.1:{node.configuration.spec.api_port}",)
         return ApiLink(node.node_name, endpoints, own_tls.client())
 
-    def _worker(self, plugins: Plugins, link: ApiLink, own_tls: OwnTls) -> NodeAgent:
+    def _worker(self, plugins: Plugins, link: ApiLink, own_tls: OwnTls, trust: NodeTrustKeeper) -> NodeAgent:
         return NodeAgent(
             self._node,
             self._places,
             plugins.drivers,
             link,
-            own_tls.server(require_client=True),
+            own_tls,
+            trust,
             plugin_facts=plugins.announcer.node_facts,
             on_configuration=self._on_configuration,
             metrics=self._metrics,

@@ -31,15 +31,23 @@ _CHANNELS: Final = {"stdout": STDOUT, "stderr": STDERR}
 
 
 class AgentEndpoint:
-    """Serves ``/agent/v1``; ``find`` gives the container of an instance that is here."""
+    """Serves ``/agent/v1``; ``find`` gives the container of an instance that is here, ``refusal`` says why a
+    certificate (DER) is not accepted although the TLS layer did (see ``pki.trust``).
+    """
 
-    def __init__(self, runtime: Runtime, find: Callable[[str], str | None], tls: ssl.SSLContext) -> None:
-        self._runtime, self._find, self._tls = runtime, find, tls
+    def __init__(
+        self,
+        runtime: Runtime,
+        find: Callable[[str], str | None],
+        tls: ssl.SSLContext,
+        refusal: Callable[[bytes], str],
+    ) -> None:
+        self._runtime, self._find, self._tls, self._refusal = runtime, find, tls, refusal
         self._runner: web.AppRunner | None = None
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises ``HostNotReady`` when the address is taken."""
-        app = web.Application(middlewares=[_guard])
+        app = web.Application(middlewares=[self._guard])
         app.router.add_get("/agent/v1/instances/{ns}/{id}/logs", self._logs)
         app.router.add_get("/agent/v1/instances/{ns}/{id}/exec", self._exec)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, handler_cancellation=True)
@@ -58,6 +66,30 @@ class AgentEndpoint:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        try:
+            self._only_control_plane(request)
+            answer: web.StreamResponse = await handler(request)
+            return answer
+        except KatError as error:
+            body = {"code": error.code, "detail": str(error), "status": error.http_status}
+            return web.json_response(body, status=error.http_status, content_type="application/problem+json")
+
+    def _only_control_plane(self, request: web.Request) -> None:
+        transport = request.transport
+        tls = transport.get_extra_info("ssl_object") if transport is not None else None
+        data = tls.getpeercert(binary_form=True) if tls is not None else None
+        if data is None:
+            raise Denied("the agent speaks to control-plane nodes only: no certificate was sent")
+        refusal = self._refusal(data)
+        if refusal:
+            log.warning("caller refused", remote=request.remote, reason=refusal)
+            raise Denied(refusal)
+        identity = identity_of(x509.load_der_x509_certificate(data))
+        if not isinstance(identity, NodeName) or identity.role is not NodeRole.CONTROL_PLANE:
+            raise Denied("the agent speaks to control-plane nodes only")
 
     def _container(self, request: web.Request) -> str:
         key = f"{request.match_info['ns']}/{request.match_info['id']}"
@@ -167,25 +199,3 @@ def _number(text: str | None, name: str) -> float | None:
         return float(text)
     except ValueError:
         raise UsageError(f"'{name}' takes a number, not '{text[:40]}'") from None
-
-
-@web.middleware
-async def _guard(request: web.Request, handler: Any) -> web.StreamResponse:
-    try:
-        _only_control_plane(request)
-        answer: web.StreamResponse = await handler(request)
-        return answer
-    except KatError as error:
-        body = {"code": error.code, "detail": str(error), "status": error.http_status}
-        return web.json_response(body, status=error.http_status, content_type="application/problem+json")
-
-
-def _only_control_plane(request: web.Request) -> None:
-    transport = request.transport
-    tls = transport.get_extra_info("ssl_object") if transport is not None else None
-    data = tls.getpeercert(binary_form=True) if tls is not None else None
-    if data is None:
-        raise Denied("the agent speaks to control-plane nodes only: no certificate was sent")
-    identity = identity_of(x509.load_der_x509_certificate(data))
-    if not isinstance(identity, NodeName) or identity.role is not NodeRole.CONTROL_PLANE:
-        raise Denied("the agent speaks to control-plane nodes only")

@@ -14,6 +14,7 @@ from typing import Final
 
 from kat_platform.hooks.types import NodeFacts
 from kat_platform.model.node import Capacity, Condition, NodeReport
+from kat_platform.model.trust import NodeTrust
 
 MAX_INSTANCES: Final = 250
 RESERVED_MEMORY_LEAST: Final = 128 * 2**20
@@ -125,6 +126,7 @@ def node_report(
     plugins: NodeFacts,
     extra: tuple[Condition, ...],
     images: tuple[str, ...],
+    trust: NodeTrust,
 ) -> NodeReport:
     """Give the node's report, without a time: equal facts make an equal report."""
     total, available = memory()
@@ -144,6 +146,7 @@ def node_report(
         conditions=(*_pressures(data_path, available), *extra),
         images=images,
         boot_id=boot_id(),
+        trust=trust,
     )
 
 

@@ -33,6 +33,7 @@ from kat_platform.pki.authority import CERTIFICATE_FILE
 from kat_platform.pki.files import PUBLIC, private_folder, read_private, write_whole
 from kat_platform.pki.tls import client_context, trust_ca, unverified_context
 from kat_platform.pki.tokens import JoinToken
+from kat_platform.pki.trust import Trust
 
 log = structlog.get_logger(__name__)
 
@@ -113,8 +114,11 @@ def _keep(
         raise InvalidInput("the cluster signed another key than this machine's")
     cluster = ClusterItem.from_peer(answer["cluster"])
     peers = [NodeItem.from_peer(item) for item in answer["nodes"]]
-    write_whole(places.pki / CERTIFICATE_FILE, ca, mode=PUBLIC)
-    write_whole(places.certificate, certificates.certificate_pem(certificate), mode=PUBLIC)
+    trusted = Trust.read(str(answer.get("trusted", "")).encode() or ca)  # said by whom the token's CA vouches for
+    if not trusted.issuer(certificate):
+        raise InvalidInput("the cluster gave a certificate of a CA that it does not trust itself")
+    write_whole(places.pki / CERTIFICATE_FILE, trusted.pem(), mode=PUBLIC)
+    write_whole(places.certificate, certificates.chain_pem(str(answer["certificate"]).encode()), mode=PUBLIC)
     view = {"cluster": cluster.to_wire(), **{f"node/{item.name}": item.to_wire() for item in peers}}
     Journal(places.journal).save_view(view)  # so that the overlay comes up before the API is asked
     endpoints = tuple(dict.fromkeys((*node.api_endpoints, *cluster.api_endpoints)))
@@ -170,7 +174,10 @@ class Door:
 
 
 async def _fetch_ca(url: str) -> bytes:
-    """Get the CA from whoever answers; it counts for nothing until the token's fingerprint has confirmed it."""
+    """Get the CA from whoever answers, two while the cluster changes it.
+
+    They count for nothing until the token's fingerprint has confirmed one.
+    """
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     try:
         async with (
@@ -179,7 +186,8 @@ async def _fetch_ca(url: str) -> bytes:
         ):
             if answer.status != 200:
                 raise Unavailable(f"{url} answered {answer.status} when asked for its CA: is this KAT's API?")
-            return str(json.loads(await answer.read())["ca"]).encode()
+            found = json.loads(await answer.read())
+            return str(found.get("trusted") or found["ca"]).encode()
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError) as error:
         raise _unreachable(url, error) from error
 

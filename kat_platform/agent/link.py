@@ -38,6 +38,7 @@ class ApiLink:
         self._node, self._tls = node, tls
         self._endpoints = list(endpoints)
         self._session: aiohttp.ClientSession | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
 
     def set_endpoints(self, endpoints: Sequence[str]) -> None:
@@ -69,19 +70,35 @@ class ApiLink:
             self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self._session
 
+    def reconnect(self) -> None:
+        """Make new connections for calls from now on: those made before carry a certificate that will not do for long.
+
+        A view that is being streamed goes on: who reads it was looked at when it began.
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            task = asyncio.create_task(_close_later(session), name="old connections")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         """Close every connection; the next call opens new ones. Idempotent."""
         if self._session is not None:
             await self._session.close()
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def view(self) -> AsyncIterator[dict[str, Any]]:
         """Stream the node's view, line by line; raises ``Unavailable`` when the stream ends or breaks."""
         endpoint, moved = self._endpoints[0], self._moved
         url = f"{endpoint}/v1alpha1/nodes/{self._node}/view"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT, sock_read=SILENCE)
-        asked = self._http().get(url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20)
+        # A session of its own, so that it outlives those of calls when the certificate is renewed.
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls))
+        asked = session.get(url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20)
         try:
-            async with await _unless(moved, asked) as answer:
+            async with session, await _unless(moved, asked) as answer:
                 self._see(endpoint, answer)
                 await self._check(answer)
                 async for line in _lines(answer.content, moved):
@@ -153,6 +170,14 @@ class ApiLink:
         except ValueError:
             detail = text
         raise _STATUSES.get(answer.status, Unavailable)(f"the API answered {answer.status}: {detail}")
+
+
+async def _close_later(session: aiohttp.ClientSession) -> None:
+    """Close a session once the calls under way on it have ended."""
+    try:
+        await asyncio.sleep(CALL_TIMEOUT)
+    finally:
+        await session.close()
 
 
 async def _lines(content: aiohttp.StreamReader, moved: asyncio.Event) -> AsyncIterator[bytes]:

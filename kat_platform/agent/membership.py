@@ -17,8 +17,10 @@ from kat_platform.agent.local import LocalNode, Membership, Places
 from kat_platform.errors import Conflict, InvalidInput, KatError
 from kat_platform.interfaces.store import HasMembers, Member, PeerIdentity, Store
 from kat_platform.pki import certificates
-from kat_platform.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority
+from kat_platform.pki.authority import CERTIFICATE_FILE, KEY_FILE
 from kat_platform.pki.files import read_public, write_whole
+from kat_platform.pki.keyring import Keyring, matching
+from kat_platform.pki.revocations import REVOCATIONS_FILE, ensure_revocations
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +41,10 @@ class AsksForMembership(Protocol):
 
 
 def peer_identity(node: LocalNode, places: Places, address: IPv4Address, *, reachable: bool = True) -> PeerIdentity:
-    """Tell where this node's member of the store meets the others, and by what they know each other."""
+    """Tell where this node's member of the store meets the others, and by what they know each other.
+
+    Before the store starts :func:`ready_files` has to see to it that all these files are there.
+    """
     return PeerIdentity(
         address=address,
         port=node.configuration.spec.etcd_peer_port,
@@ -47,8 +52,16 @@ def peer_identity(node: LocalNode, places: Places, address: IPv4Address, *, reac
         certificate=places.certificate,
         key=places.key,
         required_name=certificates.API_SERVER_NAME,
+        revoked=places.pki / REVOCATIONS_FILE,
         reachable=reachable,
     )
+
+
+def ready_files(places: Places) -> None:
+    """Make what a member needs beside its certificate: the list of those it must refuse."""
+    authority = Keyring.load(places.pki).get()
+    assert authority is not None  # load() gives at least one
+    ensure_revocations(places.pki, authority)
 
 
 class StoreMember:
@@ -75,9 +88,11 @@ class StoreMember:
         peer = peer_identity(self._node, self._places, self._address)
         store.configure_peers(peer)
         if self._state is not Membership.ABSENT:
+            ready_files(self._places)
             return
         answer = await insist("joining the control plane", self._link.enrol)
         self._take_secrets(answer)
+        ready_files(self._places)
         await store.join(self._node.node_name, peer.url, tuple(map(_member, answer["members"])))
         self._now(Membership.LEARNER)
 
@@ -93,10 +108,10 @@ class StoreMember:
         log.info("store member", state=state.value, address=str(self._address))
 
     def _take_secrets(self, answer: dict[str, Any]) -> None:
-        """Keep the CA's key, after seeing that it belongs to the CA that this node trusts."""
-        key = str(answer["caKey"]).encode()
-        Authority.from_pem(read_public(self._places.pki / CERTIFICATE_FILE), key)
-        write_whole(self._places.pki / KEY_FILE, key)
+        """Keep the CA's key (all of them, while it changes), after seeing that this node trusts that CA."""
+        keys = str(answer["caKey"]).encode()
+        matching(read_public(self._places.pki / CERTIFICATE_FILE), keys)
+        write_whole(self._places.pki / KEY_FILE, keys)
 
 
 def _member(found: Any) -> Member:

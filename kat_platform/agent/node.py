@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ import structlog
 from kat_platform import __version__
 from kat_platform.agent import facts, given, tables
 from kat_platform.agent.endpoint import AgentEndpoint
+from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
 from kat_platform.agent.link import ApiLink, forever
@@ -23,6 +23,7 @@ from kat_platform.agent.plugin_facts import PluginFacts
 from kat_platform.agent.reach import Reach
 from kat_platform.agent.report import Reporter
 from kat_platform.agent.tables import NodeView, fold
+from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.errors import HostNotReady, KatError
 from kat_platform.hooks.types import NodeFacts
 from kat_platform.interfaces.dns import ListenAddress
@@ -61,7 +62,8 @@ class NodeAgent:
         places: Places,
         drivers: Drivers,
         link: ApiLink,
-        endpoint_tls: ssl.SSLContext,
+        own_tls: OwnTls,
+        trust: NodeTrustKeeper,
         *,
         plugin_facts: Callable[[], Awaitable[NodeFacts]],
         on_configuration: Callable[[ClusterConfiguration, tuple[str, ...]], None],
@@ -69,7 +71,8 @@ class NodeAgent:
     ) -> None:
         self._metrics = metrics or Metrics()
         self._node, self._places, self._drivers, self._link = node, places, drivers, link
-        self._endpoint_tls = endpoint_tls
+        self._own_tls, self._trust = own_tls, trust
+        trust.listeners.append(self.look_now)
         self._on_configuration = on_configuration
         self._spec = node.configuration.spec
         self._journal = Journal(places.journal)
@@ -89,6 +92,10 @@ class NodeAgent:
         self._given: given.Given | None = None
         self._attached_at = 0.0
         self.detached = True
+
+    def look_now(self) -> None:
+        """Look at what is to be reported now, not at the next tick."""
+        self._look_now.set()
 
     async def overlay_up(self) -> IPv4Address:
         """Wait until the overlay carries traffic, by what was last known of the others; gives this node's address."""
@@ -156,6 +163,8 @@ class NodeAgent:
             self._on_configuration(view.cluster.configuration, view.cluster.api_endpoints)
             first = () if self._given is None else (self._given.url,)
             self._link.set_endpoints((*first, *view.cluster.api_endpoints))
+        if view.trust is not None and "trust" in items:
+            self._trust.take(view.trust, complete=complete)
         if view.subnet is not None:
             self._has_subnet.set()
         if self._keeper is not None:
@@ -233,7 +242,8 @@ class NodeAgent:
             self._metrics,
         )
         await _until_done("containers", keeper.adopt)
-        endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, self._endpoint_tls)
+        tls = self._own_tls.server(require_client=True)
+        endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, tls, self._own_tls.refusal)
         await _until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
         try:
             async with asyncio.TaskGroup() as group:
@@ -334,6 +344,7 @@ class NodeAgent:
             plugins=await self._plugin_facts.current(),
             extra=conditions,
             images=self._keeper.images() if self._keeper is not None else (),
+            trust=self._trust.facts(),
         )
         if report != self._sent_report:
             self._sent_report = report

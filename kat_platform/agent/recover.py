@@ -14,7 +14,7 @@ import structlog
 from kat_platform.agent.daemon import plugins_for
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, load_node
-from kat_platform.agent.membership import peer_identity
+from kat_platform.agent.membership import peer_identity, ready_files
 from kat_platform.errors import Conflict, HostNotReady, NotSupportedYet
 from kat_platform.interfaces.store import HasMembers, Store, SurvivesAlone
 from kat_platform.model.node import NodeRecord, NodeRole
@@ -61,6 +61,7 @@ async def recover(places: Places) -> Recovered:
                 hint="mend it with its own tools",
             )
         if isinstance(store, HasMembers):
+            ready_files(places)
             store.configure_peers(peer_identity(node, places, _address(node, places), reachable=False))
         await store.forget_members()
         await store.start()

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import structlog
 from cryptography import x509
 
-from kat_platform.errors import InvalidInput, KatError
+from kat_platform.errors import InvalidInput, KatError, Unavailable
 from kat_platform.model.identity import NodeName
 from kat_platform.pki import certificates
 
@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 LOOK: Final = 3600.0
 """Seconds between two looks at the clock, at most: it may be set, and a machine may sleep."""
 RETRY_FIRST: Final = 30.0
+STALE_FIRST: Final = 0.5
+"""Seconds before a certificate of the new CA is asked for again: the cluster waits for it."""
 RETRY_MOST: Final = 3600.0
 
 
@@ -41,28 +43,52 @@ class Renewal:
         own: Keeps,
         sign: Callable[[str], Awaitable[str]],
         *,
+        stale: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = certificates.utc_now,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._name, self._own, self._sign, self._now, self._sleep = name, own, sign, now, sleep
+        self._stale = stale
+        self._wake = asyncio.Event()
+
+    def look(self) -> None:
+        """Look now whether the certificate is to be renewed: ``stale`` may give another answer than before."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Renew whenever it is time, until cancelled; what fails is tried again, more and more seldom."""
-        pause = RETRY_FIRST
+        pause, retry = RETRY_FIRST, STALE_FIRST
         while True:
             due = certificates.renew_at(self._own.certificate())
             left = (due - self._now()) / timedelta(seconds=1)
-            if left > 0:
-                await self._sleep(min(left, LOOK))
+            if left > 0 and not self._stale():
+                await self._pause(min(left, LOOK))
                 continue
             try:
                 await self.renew()
-                pause = RETRY_FIRST
+                if self._stale():
+                    raise Unavailable("the API signed with the former CA: it has not heard of the new one yet")
+                pause, retry = RETRY_FIRST, STALE_FIRST
             except KatError as error:
+                if self._stale():
+                    log.info("certificate of the new CA not given yet", error=str(error), retry_in=retry)
+                    await self._pause(retry)
+                    retry = min(RETRY_FIRST, retry * 2)
+                    continue
                 ends = self._own.certificate().not_valid_after_utc
                 log.warning("certificate not renewed", ends=ends.isoformat(), error=str(error), retry_in=pause)
-                await self._sleep(pause)
+                await self._pause(pause)
                 pause = min(RETRY_MOST, pause * 2)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, at most until :meth:`look` is called."""
+        self._wake.clear()
+        tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._wake.wait())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def renew(self) -> None:
         """Renew now. The private key is new as well, and never leaves this host."""
@@ -71,5 +97,5 @@ class Renewal:
         fresh = certificates.load_certificate(answer.encode())
         if fresh.public_key() != key.public_key() or certificates.identity_of(fresh) != self._name:
             raise InvalidInput("the API signed another certificate than the one asked for")
-        self._own.replace(certificates.key_pem(key), certificates.certificate_pem(fresh))
+        self._own.replace(certificates.key_pem(key), certificates.chain_pem(answer.encode()))
         log.info("certificate renewed", serial=f"{fresh.serial_number:x}", ends=fresh.not_valid_after_utc.isoformat())

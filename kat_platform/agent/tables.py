@@ -15,7 +15,7 @@ from typing import Any
 from kat_platform.interfaces.dns import DnsInstance, DnsNode, DnsPort, DnsView, DnsWorkload
 from kat_platform.interfaces.network import Backend, Peer, ServicePort, ServiceTable, TransportProtocol
 from kat_platform.model.instance import Desired, InstanceStatus
-from kat_platform.model.view import AssignmentItem, ClusterItem, EndpointItem, NodeItem, ServiceItem
+from kat_platform.model.view import AssignmentItem, ClusterItem, EndpointItem, NodeItem, ServiceItem, TrustItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class NodeView:
     """By ``NAMESPACE/ID``."""
     given: str | None = None
     """Where the others are looked for instead of where they last were: see ``agent.given``."""
+    trust: TrustItem | None = None
 
     @property
     def subnet(self) -> IPv4Network | None:
@@ -165,18 +166,20 @@ def fold(view: NodeView, items: Mapping[str, Any | None]) -> NodeView:
     Pure; raises ``ValueError`` on a body it cannot read.
     """
     nodes, services, assignments = dict(view.nodes), dict(view.services), dict(view.assignments)
-    cluster = view.cluster
+    cluster, trust = view.cluster, view.trust
     for key, body in items.items():
         kind, _, name = key.partition("/")
         if kind == "cluster":
             cluster = ClusterItem.from_peer(body) if body is not None else cluster
+        elif kind == "trust":
+            trust = TrustItem.from_peer(body) if body is not None else TrustItem()
         elif kind == "node":
             _put(nodes, name, None if body is None else NodeItem.from_peer(body))
         elif kind == "service":
             _put(services, name, None if body is None else ServiceItem.from_peer(body))
         elif kind == "instance":
             _put(assignments, name, None if body is None else AssignmentItem.from_peer(body))
-    return NodeView(view.node, cluster, nodes, services, assignments, view.given)
+    return NodeView(view.node, cluster, nodes, services, assignments, view.given, trust)
 
 
 def _put(mapping: dict[str, Any], name: str, value: Any | None) -> None:

@@ -200,6 +200,21 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
 
 
 @cli.command()
+@_data_path
+def context(data_path: Path | None) -> None:
+    """Write katcall's administrator context anew, on a control-plane node: for when it was lost, or has ended."""
+    from kat_platform.agent.bootstrap import administrator
+    from kat_platform.agent.local import Places
+    from kat_platform.cli.context import add_context
+
+    made = administrator(Places(_data(data_path)))
+    where = add_context(
+        made.node.cluster_id, server=made.server, ca=made.ca, certificate=made.certificate, key=made.key
+    )
+    click.echo(f"katcall's context '{made.node.cluster_id}' is in {where}")
+
+
+@cli.command()
 def version() -> None:
     """Print the version."""
     click.echo(f"kat-agent {__version__}")

@@ -190,13 +190,15 @@ def _broken(error: Exception, server: str, context: str | None = None) -> KatErr
         which = f"context '{context}'" if context else "this context"
         return Unauthenticated(
             f"the server at {server} is not of the cluster of {which}: {error.verify_message}",
-            hint="another cluster answers there, or it was made anew: katcall context ls",
+            hint="another cluster answers there (katcall context ls), or its CA was changed: get a new context from its"
+            " administrator, or run 'kat-agent context' on a control-plane node",
         )
     if isinstance(error, ssl.SSLError):
         if error.reason and "ALERT" in error.reason:
             return Unauthenticated(
                 f"the server at {server} refused our certificate ({error.reason.replace('_', ' ').lower()})",
-                hint="it has expired or is of another cluster; get a new context from the cluster's administrator",
+                hint="it has expired, or is of another cluster or of a CA that this one has replaced; get a new context"
+                " from its administrator, or run 'kat-agent context' on a control-plane node",
             )
         return Unavailable(f"no TLS with {server}: {error.reason or error}", hint=_HINT)
     if isinstance(error, ConnectionRefusedError):

@@ -51,6 +51,21 @@ def show(name: str | None) -> None:
     click.echo(render.as_json(_shown(chosen, chosen.name == current)))
 
 
+@context.command("refresh")
+@click.argument("name", required=False)
+def refresh(name: str | None) -> None:
+    """Bring a context (the current one) up to date: whom it trusts, and its certificate.
+
+    For when the cluster changes its CA, as long as both are trusted; see 'katcall ca status'.
+    """
+    from kat_platform.cli.client import Client
+    from kat_platform.cli.refresh import refresh_context
+
+    fresh = refresh_context(Client(kept.load(name)))
+    also = " and has a new certificate" if fresh.key and not fresh.token else ""
+    click.echo(f"context '{fresh.name}' trusts what its cluster trusts now{also}")
+
+
 def _shown(each: kept.Context, current: bool) -> dict[str, object]:
     method = "token" if each.token else "certificate" if each.key else "none"
     return {

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "node": ("node", "Look at nodes, and keep instances off them."),
     "plugin": ("plugin", "Look at plugins, and check them."),
     "token": ("token", "Make and withdraw tokens: of the API, and to join machines."),
+    "ca": ("ca", "Look at the cluster's CA, and change it."),
     "context": ("contexts", "Choose the cluster to talk to."),
     "lab": ("lab", "Make a cluster of several nodes on this machine."),
     "completion": ("completion", "Print completion for a shell."),

@@ -14,6 +14,7 @@ from kat_platform.errors import UsageError
 
 if TYPE_CHECKING:
     from kat_platform.cli.client import Client
+    from kat_platform.cli.context import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
@@ -43,6 +44,12 @@ class Session:
 
             self._client = Client(load(self._context))
         return self._client
+
+    def use(self, context: Context) -> None:
+        """Go on with a context that was changed."""
+        from kat_platform.cli.client import Client
+
+        self._client = Client(context)
 
     @property
     def namespace(self) -> str:

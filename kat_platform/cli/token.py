@@ -98,6 +98,8 @@ def ls(session: Session, output: str) -> None:
 def _for_whom(item: dict[str, Any]) -> tuple[str, str]:
     if item["kind"] == "JoinToken":
         left = item["usesLeft"]
+        if item.get("former"):
+            return "nobody: it is for the former CA", item["role"]
         return (f"{left} machine{'' if left == 1 else 's'}" if left else "used up"), item["role"]
     return item["identity"], ", ".join(f"{space}:{role}" for space, role in item["bindings"].items())
 

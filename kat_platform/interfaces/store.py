@@ -198,6 +198,9 @@ class PeerIdentity:
     key: Path
     required_name: str
     """DNS name that a certificate must carry: any node has one of this CA, but not every node is a member."""
+    revoked: Path | None = None
+    """Certificate revocation list (PEM) of this CA: who is on it is refused, although the certificate is in order.
+    Replaced whole whenever it changes, so it is read for each connection too."""
     reachable: bool = True
     """False at the first start of a cluster's first member, before the overlay is up: nobody can call it yet."""
 
@@ -324,6 +327,18 @@ class HasMembers(Protocol):
 
     async def remove_member(self, member_id: str) -> None:
         """Take a member out. One that is gone is no error; refused when quorum would be lost."""
+
+
+@runtime_checkable
+class TrustsAnew(Protocol):
+    """A store whose running member does not see by itself that ``PeerIdentity.ca`` holds other CAs."""
+
+    async def renew_trust(self) -> None:
+        """Make this node's member trust what ``PeerIdentity.ca`` holds now, and wait until it answers again.
+
+        It may be away for a moment, so it is asked of one member at a time. Safe to repeat; on any error the member
+        runs, with the CAs of before or of now.
+        """
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from kat_platform.model.instance import InstanceRecord
 from kat_platform.model.node import NodeStanding
 from kat_platform.model.revision import Rollout
+from kat_platform.model.trust import TrustRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,17 @@ class SetStanding:
         return f"node {self.node}: {word}{', given up' if self.standing.given_up_at is not None else ''}"
 
 
+@dataclass(frozen=True, slots=True)
+class SetTrust:
+    """How far the change of the CA has come from now on."""
+
+    record: TrustRecord
+
+    def __str__(self) -> str:
+        turn = f", the store's member on {self.record.store_turn} starts anew" if self.record.store_turn else ""
+        return f"change of the CA: {self.record.phase.value}{turn}"
+
+
 LeaderChange = (
     CreateInstance
     | UpdateInstance
@@ -152,4 +164,5 @@ LeaderChange = (
     | PinVolume
     | RemoveWorkload
     | SetStanding
+    | SetTrust
 )

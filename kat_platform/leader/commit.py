@@ -24,6 +24,7 @@ from kat_platform.leader.changes import (
     RollBack,
     SetRollout,
     SetStanding,
+    SetTrust,
     UpdateInstance,
 )
 from kat_platform.state import keys
@@ -75,6 +76,8 @@ def operations_for(state: ClusterState, change: LeaderChange, *, now: float) -> 
             if standing is None:
                 return Write((), (Delete(key),))
             return _put(state, key, standing.to_json())
+        case SetTrust(record):
+            return _put(state, keys.TRUST, record.to_json())
         case RemoveWorkload(namespace, workload):
             return _remove_workload(state, namespace, workload)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from kat_platform.leader.changes import (
     AllocateVip,
@@ -13,12 +14,14 @@ from kat_platform.leader.changes import (
     RollBack,
     SetRollout,
     SetStanding,
+    SetTrust,
     UpdateInstance,
 )
 from kat_platform.model.event import Event, EventType
 from kat_platform.model.instance import Desired, InstanceRecord
 from kat_platform.model.node import NodeStanding
 from kat_platform.model.revision import RolloutState
+from kat_platform.model.trust import RotationPhase
 from kat_platform.state.cluster import ClusterState
 
 
@@ -44,9 +47,19 @@ def events_for(state: ClusterState, changes: Sequence[LeaderChange], *, now: flo
                 events.append(_event("Deleted", "Workload", workload, namespace, "nothing of it is left", now))
             case SetStanding(node, standing) if standing is not None:
                 events.extend(_node(state, node, standing, now))
+            case SetTrust(record) if state.trust is not None and record.phase is not state.trust.phase:
+                reason, text = _TRUST[record.phase]
+                events.append(_event(reason, "Cluster", "ca", "", text.format(ca=record.newest[:16]), now))
             case _:
                 pass
     return events + _holding(state, [c for c in changes if isinstance(c, SetStanding)], now)
+
+
+_TRUST: Final = {
+    RotationPhase.SIGNING: ("CaSigning", "every node trusts the new CA {ca}: it signs from now on, and nodes renew"),
+    RotationPhase.FINISHING: ("CaFinishing", "every node has a certificate of CA {ca}: the former one is dropped"),
+    RotationPhase.SETTLED: ("CaChanged", "{ca} is the only CA that any node trusts"),
+}
 
 
 def plan_refused(scheduler: str, faults: Sequence[str], *, now: float) -> Event:

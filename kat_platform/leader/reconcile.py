@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
 
-from kat_platform.leader import daemons, liveness, rollout
+from kat_platform.leader import daemons, liveness, rollout, trust
 from kat_platform.leader.addresses import next_subnet, next_vip
 from kat_platform.leader.changes import (
     AllocateVip,
@@ -23,6 +23,7 @@ from kat_platform.leader.changes import (
     RemoveWorkload,
     RollBack,
     SetRollout,
+    SetTrust,
     UpdateInstance,
 )
 from kat_platform.leader.moving import must_move, reason_to_leave
@@ -57,6 +58,9 @@ def reconcile(state: ClusterState, *, now: float, judge_loss: bool) -> Reconcili
     if state.configuration is None:
         return result
     _subnets(state, result)
+    changed = trust.advance(state)
+    if changed is not None:
+        result.changes.append(SetTrust(changed))
     judgement = liveness.judge(state, now=now, judge_loss=judge_loss)
     result.changes.extend(judgement.changes)
     result.wake(judgement.wake_at)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network
 from pydantic import Field, JsonValue
 
 from kat_platform.model.base import Model
+from kat_platform.model.trust import NodeTrust
 
 
 class NodeRole(StrEnum):
@@ -101,4 +102,6 @@ class NodeReport(Model):
     conditions: tuple[Condition, ...] = ()
     images: tuple[str, ...] = ()
     boot_id: str = ""
+    trust: NodeTrust | None = None
+    """Its certificates; ``None`` from an agent that does not tell."""
     reported_at: float = 0.0

@@ -70,6 +70,19 @@ class ClusterItem(Model):
     domain_serial: int = 0
 
 
+class TrustItem(Model):
+    """Whose certificates are accepted: the CAs, and which of their certificates are refused all the same."""
+
+    authorities: tuple[str, ...] = ()
+    """Certificates of the CAs (PEM), the oldest first; none while the cluster has never changed its CA."""
+    signer: str = ""
+    """Fingerprint of the one that signs: who has a certificate of another one renews it."""
+    store_turn: str = ""
+    """The control-plane node that is to start its member of the store anew."""
+    revoked: tuple[str, ...] = ()
+    """Serial numbers of revoked certificates, hexadecimal (``0x...``)."""
+
+
 class ReportBody(Model):
     """What an agent sends: its node's report where it changed, and the status of changed instances.
 

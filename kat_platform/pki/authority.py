@@ -107,6 +107,23 @@ class Authority:
         """SHA-256 of the CA certificate's DER, 64 hexadecimal digits; join tokens carry it."""
         return certificates.fingerprint(self.certificate)
 
+    def link(self, successor: x509.Certificate) -> x509.Certificate:
+        """Issue another CA's certificate with this one's key: sent along with a certificate of the successor's, it is
+        accepted by who trusts only this one.
+
+        Both have one name, so it is self-issued and does not count against the path length (RFC 5280, 4.2.1.9).
+        """
+        certificate = self.certificate
+        ends = min(successor.not_valid_after_utc, certificate.not_valid_after_utc)
+        made = x509.CertificateBuilder().subject_name(successor.subject).issuer_name(certificate.subject)
+        made = made.public_key(successor.public_key()).serial_number(x509.random_serial_number())
+        made = made.not_valid_before(successor.not_valid_before_utc).not_valid_after(ends)
+        for each in successor.extensions:
+            made = made.add_extension(each.value, critical=each.critical)
+        own_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own_id)
+        return made.add_extension(issuer, critical=False).sign(self.key, hashes.SHA256())
+
     def issue_node(
         self,
         public_key: ec.EllipticCurvePublicKey,

@@ -73,6 +73,14 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         raise InvalidInput("this is not a certificate in PEM") from error
 
 
+def chain_pem(pem: bytes) -> bytes:
+    """Give every certificate in a PEM text, the holder's first, and nothing else that is in it."""
+    try:
+        return b"".join(map(certificate_pem, x509.load_pem_x509_certificates(pem)))
+    except ValueError as error:
+        raise InvalidInput("this is not a certificate in PEM") from error
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Give the SHA-256 of the certificate's DER as 64 hexadecimal digits."""
     return hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest()

@@ -7,8 +7,10 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+from cryptography import x509
+
 from kat_platform.errors import InvalidInput, Unauthenticated
-from kat_platform.pki.certificates import fingerprint, load_certificate
+from kat_platform.pki.certificates import certificate_pem, fingerprint
 
 
 def server_context(ca_pem: bytes, certificate: Path, key: Path, *, require_client: bool = False) -> ssl.SSLContext:
@@ -60,15 +62,19 @@ def trust_also(context: ssl.SSLContext, ca_pem: bytes) -> None:
 
 
 def trust_ca(ca_pem: bytes, expected_fingerprint: str) -> bytes:
-    """Give back the CA certificate if it is the one the join token names; raises ``Unauthenticated`` otherwise."""
-    found = fingerprint(load_certificate(ca_pem))
-    if found != expected_fingerprint:
+    """Give the one CA certificate of those in PEM that the join token names; raises ``Unauthenticated`` without it."""
+    try:
+        found = {fingerprint(each): each for each in x509.load_pem_x509_certificates(ca_pem)}
+    except ValueError as error:
+        raise InvalidInput("this is not a certificate in PEM") from error
+    if expected_fingerprint not in found:
         raise Unauthenticated(
             "the server's CA is not the one the token names: this is another cluster, or somebody in between",
+            hint="if the cluster has changed its CA since, make a new token with 'katcall token create'",
             expected=expected_fingerprint,
-            found=found,
+            found=sorted(found),
         )
-    return ca_pem
+    return certificate_pem(found[expected_fingerprint])
 
 
 def _common(context: ssl.SSLContext, ca_pem: bytes) -> None:

@@ -95,6 +95,8 @@ class JoinTokenRecord(Model):
     expires_at: float
     uses_left: int = Field(ge=0)
     created_by: str = ""
+    authority: str = ""
+    """Fingerprint of the CA that the token trusts; once that is replaced, nobody joins with it any more."""
     used_by: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the certified key of each node that joined with it, by node name."""
 
@@ -107,7 +109,13 @@ def make_join_token(
         raise InvalidValue("a join token lives at least 1 s and serves at least 1 node")
     token = JoinToken(secrets.token_hex(_ID_BYTES), fingerprint, role, secrets.token_bytes(_SECRET_BYTES))
     record = JoinTokenRecord(
-        id=token.id, sha256=token.sha256(), role=role, created_at=now, expires_at=now + ttl, uses_left=uses
+        id=token.id,
+        sha256=token.sha256(),
+        role=role,
+        created_at=now,
+        expires_at=now + ttl,
+        uses_left=uses,
+        authority=fingerprint,
     )
     return token, record
 

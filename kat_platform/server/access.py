@@ -8,11 +8,14 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import hdrs, web
+from cryptography import x509
 
 from kat_platform.errors import Denied, KatError, Unauthenticated
 from kat_platform.interfaces.auth import Auth, Credentials, Identity, Request, Role, TokenRecord, Verb
 from kat_platform.interfaces.store import Change, ChangeType, Store
 from kat_platform.model.base import Model
+from kat_platform.model.trust import TrustRecord
+from kat_platform.pki.trust import trust_of
 from kat_platform.state import keys
 from kat_platform.state.cache import StateCache
 from kat_platform.state.cluster import ClusterState
@@ -60,15 +63,20 @@ def credentials_of(request: web.BaseRequest) -> Credentials:
 class Access:
     """Asks the auth driver; keeps it supplied with tokens and revocations."""
 
-    def __init__(self, auth: Auth, now: Callable[[], float]) -> None:
-        self._auth, self._now = auth, now
+    def __init__(
+        self, auth: Auth, now: Callable[[], float], trust: Callable[[], TrustRecord | None] = lambda: None
+    ) -> None:
+        self._auth, self._now, self._trust = auth, now, trust
         self._tokens: dict[str, TokenRecord] = {}
         self._revoked: set[int] = set()
         self._moved = asyncio.Event()
 
     def identify(self, request: web.BaseRequest) -> Identity:
         """Tell who is calling; raises ``Unauthenticated``."""
-        return self._auth.authenticate(credentials_of(request), now=self._now())
+        credentials, record = credentials_of(request), self._trust()
+        if credentials.bearer is None and credentials.certificate is not None and record is not None:
+            refuse_former(credentials.certificate, record)
+        return self._auth.authenticate(credentials, now=self._now())
 
     def check(self, identity: Identity, verb: Verb, resource: str, namespace: str | None, name: str) -> None:
         """Raise ``Denied`` unless the caller may. No driver can let a node speak for another one."""
@@ -137,6 +145,15 @@ def read_token(value: bytes) -> StoredToken | None:
     except ValueError:
         log.error("unreadable token in the store")
         return None
+
+
+def refuse_former(certificate: bytes, record: TrustRecord) -> None:
+    """Raise ``Unauthenticated`` for a certificate of a CA that was replaced: the TLS layer may still know that one."""
+    if not trust_of(record.authorities).issuer(x509.load_der_x509_certificate(certificate)):
+        raise Unauthenticated(
+            "the certificate is of this cluster's former CA, which is not trusted any more",
+            hint="ask an administrator for a token, or run 'kat-agent context' on a control-plane node",
+        )
 
 
 def refusal(request: web.BaseRequest, error: KatError) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kat_platform.state.cache import StateCache
 
 
 class AgentDirectory:
-    """Finds nodes' agents from the state, with one pool of connections: use it as ``ServerDeps.agent_client``."""
+    """Finds nodes' agents from the state: use it as ``ServerDeps.agent_client``."""
 
     def __init__(self, cache: StateCache, tls: ssl.SSLContext) -> None:
         self._cache, self._tls = cache, tls
@@ -25,7 +25,10 @@ class AgentDirectory:
         if record is None or record.overlay_address is None or state.configuration is None:
             raise Unavailable(f"node '{node}' has no address in the overlay yet", node=node)
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5))
+            # A connection for each request: one that is kept would go on with a certificate that was replaced.
+            connector = aiohttp.TCPConnector(force_close=True)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         url = f"https://{record.overlay_address}:{state.configuration.spec.agent_port}"
         return AgentTarget(url, self._session, self._tls, node)
 

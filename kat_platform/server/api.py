@@ -17,7 +17,7 @@ from kat_platform.interfaces.auth import Auth, Identity, Verb
 from kat_platform.interfaces.scheduler import Contributions, Scheduler
 from kat_platform.interfaces.store import Store
 from kat_platform.observability.metrics import Metrics
-from kat_platform.pki.authority import Authority
+from kat_platform.pki.keyring import Keyring
 from kat_platform.registry.announce import Announcer
 from kat_platform.server.access import IDENTITY, Access
 from kat_platform.server.audit import AuditLog
@@ -55,7 +55,8 @@ class ServerDeps:
     node_name: str
     tls: ssl.SSLContext
     """Made by ``pki.tls.server_context``: a client certificate is checked when one is sent."""
-    authority: Authority | None = None
+    keyring: Keyring | None = None
+    """The CAs whose keys this node has; the state says which of them signs."""
     scheduler: Scheduler | None = None
     contributions: Contributions = Contributions()  # noqa: RUF009 - immutable
     announce: Announcer = field(default_factory=Announcer)
@@ -81,7 +82,7 @@ class Api:
         self.metrics = deps.metrics
         self.repository = Repository(deps.store)
         self.objects = Objects(deps.cache)
-        self.access = Access(deps.auth, deps.now)
+        self.access = Access(deps.auth, deps.now, lambda: self.state.trust)
         self.audit = AuditLog(deps.store, now=deps.now, metrics=deps.metrics)
         self.events = deps.events or EventRecorder(
             deps.store, now=deps.now, announce=deps.announce.event_recorded, metrics=deps.metrics

@@ -20,6 +20,7 @@ NODES: Final = "nodes"
 NAMESPACES: Final = "namespaces"
 EVENTS: Final = "events"
 CONFIGURATION: Final = "configuration"
+TRUST: Final = "trust"
 
 _NOBODY: Final[frozenset[str]] = frozenset()
 
@@ -89,6 +90,8 @@ class Index:
             yield Ref(EVENTS, ns, name)
         elif key == keys.CLUSTER:
             yield Ref(CONFIGURATION, "", "cluster")
+        elif key == keys.TRUST or key.startswith(keys.REVOKED):
+            yield Ref(TRUST, "", "trust")
 
     def _place(self, state: ClusterState, pair: Pair) -> None:
         old = self._owner.pop(pair, None)

@@ -13,7 +13,7 @@ from aiohttp import web
 from kat_platform.model.base import Model
 from kat_platform.model.instance import Desired, InstanceStatus, is_ready
 from kat_platform.model.node import NodeRole
-from kat_platform.model.view import AssignmentItem, ClusterItem, EndpointItem, NodeItem, ServiceItem
+from kat_platform.model.view import AssignmentItem, ClusterItem, EndpointItem, NodeItem, ServiceItem, TrustItem
 from kat_platform.server import index
 from kat_platform.server.index import Index, Ref
 from kat_platform.server.objects import Objects
@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 PING_SECONDS: Final = 10.0
 CLUSTER: Final = "cluster"
+TRUST: Final = "trust"
 _CHUNK: Final = 256
 
 
@@ -37,11 +38,14 @@ def item_keys(ref: Ref) -> tuple[str, ...]:
         return (f"node/{ref.name}", CLUSTER)
     if ref.collection in (index.NAMESPACES, index.CONFIGURATION):
         return (CLUSTER,)
+    if ref.collection == index.TRUST:
+        return (TRUST,)
     return ()
 
 
 def all_keys(state: ClusterState, instances: Index, node: str) -> Iterator[str]:
     """Name every item of a node's view."""
+    yield TRUST
     yield CLUSTER
     for name in sorted(state.nodes):
         yield f"node/{name}"
@@ -58,6 +62,8 @@ def render_item(state: ClusterState, instances: Index, node: str, key: str) -> M
         return cluster_item(state)
     if kind == "node":
         return node_item(state, rest)
+    if kind == TRUST:
+        return trust_item(state)
     ns, _, name = rest.partition("/")
     return service_item(state, instances, ns, name) if kind == "service" else assignment_item(state, ns, name, node)
 
@@ -79,6 +85,19 @@ def cluster_item(state: ClusterState) -> ClusterItem | None:
         configuration=state.configuration,
         api_endpoints=tuple(dict.fromkeys((*endpoints, *inside))),
         namespaces=tuple(sorted(state.namespaces)),
+    )
+
+
+def trust_item(state: ClusterState) -> TrustItem | None:
+    """Give whose certificates are accepted; nothing while that is the CA of the beginning and all of its."""
+    record, revoked = state.trust, tuple(sorted(state.revoked))
+    if record is None:
+        return TrustItem(revoked=revoked) if revoked else None
+    return TrustItem(
+        authorities=tuple(each.certificate for each in record.authorities),
+        signer=record.signer,
+        store_turn=record.store_turn,
+        revoked=revoked,
     )
 
 

@@ -12,9 +12,11 @@ from pydantic.json_schema import models_json_schema
 import kat_platform
 from kat_platform.model.documents import json_schemas
 from kat_platform.model.drain import DrainProgress
+from kat_platform.model.trust import CaStatus
 from kat_platform.model.view import AssignmentItem, ClusterItem, ReportBody, ServiceItem
 from kat_platform.server import items
 from kat_platform.server.apply import PlanEntry
+from kat_platform.server.routes.ca import RotateBody, UserCertificateBody
 from kat_platform.server.routes.join import JoinBody, JoinTokenBody, PrepareBody
 from kat_platform.server.routes.node_api import HeartbeatBody, RenewBody
 from kat_platform.server.routes.nodes import DrainBody, LeaveBody, NodePatch
@@ -33,6 +35,7 @@ _MODELS: Final = (
     items.ConfigurationItem,
     PlanEntry,
     DrainProgress,
+    CaStatus,
     ClusterItem,
     ServiceItem,
     AssignmentItem,
@@ -50,6 +53,8 @@ _BODIES: Final = (
     DrainBody,
     LeaveBody,
     NodePatch,
+    RotateBody,
+    UserCertificateBody,
 )
 _STRING: Final = {"type": "string"}
 _INTEGER: Final = {"type": "integer"}
@@ -101,6 +106,7 @@ _JOIN_TOKEN: Final[dict[str, Any]] = {
     "createdBy": _STRING,
     "expiresAt": {"type": "number"},
     "usesLeft": _INTEGER,
+    "former": _BOOLEAN,
     "usedBy": _array(_STRING),
 }
 _VERDICT: Final = _object(("filter", "passed"), filter=_STRING, passed=_BOOLEAN, reason=_STRING, remedy=_STRING)
@@ -112,7 +118,18 @@ _WHY_NODE: Final = _object(
     verdicts=_array(_VERDICT),
 )
 _NO_MATCH: Final = frozenset(
-    {"ReportAnswer", "HeartbeatAnswer", "Renewed", "NewJoinToken", "Prepared", "Joined", "Membership", "Vote"}
+    {
+        "ReportAnswer",
+        "HeartbeatAnswer",
+        "Renewed",
+        "NewJoinToken",
+        "Prepared",
+        "Joined",
+        "Membership",
+        "Vote",
+        "CaStatus",
+        "UserCertificate",
+    }
 )
 """Answers of routes that change no object with an ETag."""
 _ANSWERS: Final[dict[str, Any]] = {
@@ -159,7 +176,8 @@ _ANSWERS: Final[dict[str, Any]] = {
     "TokenList": _object(("revision", "items"), revision=_INTEGER, items=_array(_object(("id",), **_TOKEN))),
     "NewJoinToken": _object(("token", "id"), token=_STRING, servers=_array(_STRING), **_JOIN_TOKEN),
     "JoinTokenList": _object(("revision", "items"), revision=_INTEGER, items=_array(_object(("id",), **_JOIN_TOKEN))),
-    "Ca": _object(("ca",), ca=_STRING),
+    "Ca": _object(("ca", "trusted"), ca=_STRING, trusted=_STRING),
+    "UserCertificate": _object(("certificate", "trusted"), certificate=_STRING, trusted=_STRING),
     "Prepared": _object(
         ("clusterId", "version", "configuration"),
         clusterId=_STRING,
@@ -167,9 +185,10 @@ _ANSWERS: Final[dict[str, Any]] = {
         configuration={"type": "object"},
     ),
     "Joined": _object(
-        ("clusterId", "ca", "certificate", "node", "cluster", "nodes"),
+        ("clusterId", "ca", "trusted", "certificate", "node", "cluster", "nodes"),
         clusterId=_STRING,
         ca=_STRING,
+        trusted=_STRING,
         certificate=_STRING,
         node={"type": "object"},
         cluster={"type": "object"},

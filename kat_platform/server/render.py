@@ -55,6 +55,8 @@ def etag(state: ClusterState, ref: Ref) -> int:
     if ref.collection == index.REVISIONS:
         name, _, number = ref.name.rpartition("/")
         return _etag(state, keys.revision(ref.namespace, name, int(number)))
+    if ref.collection == index.TRUST:
+        return _etag(state, keys.TRUST)
     return _etag(state, keys.CLUSTER)
 
 

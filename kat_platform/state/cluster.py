@@ -20,6 +20,7 @@ from kat_platform.model.instance import InstanceRecord, InstanceStatus
 from kat_platform.model.namespace import Namespace
 from kat_platform.model.node import NodeRecord, NodeReport, NodeStanding
 from kat_platform.model.revision import Revision, Rollout, WorkloadRecord
+from kat_platform.model.trust import TrustRecord
 from kat_platform.state import keys
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,10 @@ class ClusterState:
     pins: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """Node on which a volume lies, by (namespace, workload, volume)."""
     events: Mapping[Pair, Event] = field(default_factory=dict)
+    trust: TrustRecord | None = None
+    """The CAs; ``None`` while the cluster has never changed its CA."""
+    revoked: Mapping[str, float] = field(default_factory=dict)
+    """When each revoked certificate would have ended by itself, by serial number (``0x...``)."""
     key_revisions: Mapping[str, int] = field(default_factory=dict)
     """The store's revision of the last write of each key: what compare-and-set and ETags need."""
 
@@ -79,6 +84,10 @@ def _pin(data: bytes) -> str:
     return str(json.loads(data)["node"])
 
 
+def _end(data: bytes) -> float:
+    return float(json.loads(data).get("expiresAt", 0.0))
+
+
 _ONE: Final[Callable[[tuple[str, ...]], Any]] = lambda p: p[0]  # noqa: E731 - a table of small functions
 _TWO: Final[Callable[[tuple[str, ...]], Any]] = lambda p: (p[0], p[1])  # noqa: E731
 _NUMBERED: Final[Callable[[tuple[str, ...]], Any]] = lambda p: (p[0], p[1], int(p[2]))  # noqa: E731
@@ -97,6 +106,7 @@ _TABLES: Final = (
     _Table(keys.STANDINGS, "standings", _ONE, NodeStanding.from_json),
     _Table(keys.NAMESPACES, "namespaces", _ONE, Namespace.from_json),
     _Table(keys.PINS, "pins", _THREE, _pin),
+    _Table(keys.REVOKED, "revoked", _ONE, _end),
 )
 
 
@@ -123,6 +133,8 @@ def advance(state: ClusterState, changes: Iterable[Change], revision: int) -> Cl
             (alive.discard if deleted else alive.add)(key[len(keys.ALIVE) :])
         elif key == keys.CLUSTER:
             touched["configuration"] = None if deleted else _read(key, entry.value, ClusterConfiguration.from_json)
+        elif key == keys.TRUST:
+            touched["trust"] = None if deleted else _read(key, entry.value, TrustRecord.from_json)
         else:
             _fold(state, touched, key, None if deleted else entry.value)
     if "alive" in touched:

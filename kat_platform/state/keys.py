@@ -34,6 +34,7 @@ VOLUMES = ROOT + "volumes/"  # VolumeDefinition documents; API
 JOIN_TOKENS = ROOT + "join-tokens/"  # hashed; API
 SUBNETS = ROOT + "subnets/"  # who has a node subnet: {"node": ...}; whoever gives it: init, join, leader
 PUBLIC_KEYS = ROOT + "public-keys/"  # who has an overlay key: {"node": ...}; init, join
+TRUST = ROOT + "trust"  # TrustRecord: the CAs; API, and the leader moves a change of the CA on
 CERTIFICATES = ROOT + "certificates/"  # serial numbers given to a node, to revoke them with it; init, join, renewal
 
 CLUSTER_SCOPE = "_cluster"

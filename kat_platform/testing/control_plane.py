@@ -21,6 +21,7 @@ from kat_platform.model.node import Capacity, NodeRecord, NodeReport, NodeRole
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import write_whole
+from kat_platform.pki.keyring import Keyring
 from kat_platform.pki.tls import client_context, server_context
 from kat_platform.server.app import ApiServer, ServerDeps
 from kat_platform.state import keys
@@ -66,7 +67,7 @@ class ControlPlane:
             auth=self.auth,
             node_name=self.node,
             tls=tls,
-            authority=self.authority,
+            keyring=Keyring((self.authority,)),
             leader_info=lambda: self.node,
         )
         self.server = ApiServer(replace(deps, **self._more))

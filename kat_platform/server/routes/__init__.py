@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kat_platform.server.routes import (
+    ca,
     collections,
     configuration,
     execute,
@@ -35,6 +36,7 @@ ALL: Final[tuple[Route, ...]] = (
     *configuration.ROUTES,
     *tokens.ROUTES,
     *join.ROUTES,
+    *ca.ROUTES,
     *members.ROUTES,
     *node_api.ROUTES,
 )

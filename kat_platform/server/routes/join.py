@@ -23,9 +23,11 @@ from kat_platform.model.cluster import ClusterConfigurationSpec
 from kat_platform.model.event import Event
 from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRecord, NodeRole
+from kat_platform.model.trust import RotationPhase
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.tokens import JoinToken, JoinTokenRecord, make_join_token, redeem
+from kat_platform.pki.trust import trust_of
 from kat_platform.server import joining, node_view
 from kat_platform.server.api import Api
 from kat_platform.server.guard import STRANGER
@@ -78,10 +80,25 @@ class JoinBody(PrepareBody):
 
 
 def authority_of(api: Api) -> Authority:
-    """Give the cluster's CA; raises ``Unavailable`` on a server without its key."""
-    if api.deps.authority is None:
+    """Give the CA that signs; raises ``Unavailable`` on a server without its key."""
+    record, ring = api.state.trust, api.deps.keyring
+    found = ring.get(record.signer if record is not None else "") if ring is not None else None
+    if found is None:
         raise Unavailable("this node does not have the CA's key", hint="ask another control-plane node")
-    return api.deps.authority
+    return found
+
+
+def chain_of(api: Api, certificate: x509.Certificate) -> str:
+    """Give a node's certificate as PEM; while the CA changes with what lets those accept it who know the former CA."""
+    record = api.state.trust
+    link = record.link if record is not None and record.phase is RotationPhase.SIGNING else ""
+    return certificates.certificate_pem(certificate).decode() + link
+
+
+def trusted_pem(api: Api) -> str:
+    """Give the certificates of all CAs that are trusted, as PEM."""
+    record = api.state.trust
+    return authority_of(api).pem().decode() if record is None else trust_of(record.authorities).pem().decode()
 
 
 async def create(request: web.Request, api: Api) -> web.StreamResponse:
@@ -109,7 +126,9 @@ async def find(_: web.Request, api: Api) -> web.StreamResponse:
     """List join tokens, without anything one could use."""
     page = await api.deps.store.list(keys.JOIN_TOKENS)
     found = sorted(_records(api, page.entries), key=lambda each: (each.created_at, each.id))
-    return answer_json({"revision": page.revision, "items": [_shown(each) for each in found]})
+    former = api.state.trust.former if api.state.trust is not None else ()
+    items = [{**_shown(each), "former": each.authority in former} for each in found]
+    return answer_json({"revision": page.revision, "items": items})
 
 
 async def delete(request: web.Request, api: Api) -> web.StreamResponse:
@@ -123,7 +142,7 @@ async def delete(request: web.Request, api: Api) -> web.StreamResponse:
 
 async def authority(_: web.Request, api: Api) -> web.StreamResponse:
     """Give the CA's certificate. A join token names its fingerprint, so it need not be trusted on the way."""
-    return answer_json({"ca": authority_of(api).pem().decode()})
+    return answer_json({"ca": authority_of(api).pem().decode(), "trusted": trusted_pem(api)})
 
 
 async def prepare(request: web.Request, api: Api) -> web.StreamResponse:
@@ -192,13 +211,26 @@ async def _redeemed(request: web.Request, api: Api, body: PrepareBody, key: str 
     request[STRANGER] = f"join token {token.id} for node {body.name[:63]}"
     found = await api.repository.read(keys.join_token(token.id), JoinTokenRecord)
     record = None if found is None else found.value
-    fingerprint = authority_of(api).fingerprint
+    fingerprint = _vouched(api, token)
     if key is None:
         key = "" if record is None else record.used_by.get(body.name, "")
     redeemed = redeem(record, token, fingerprint=fingerprint, now=api.now(), node=body.name, key=key)
     assert found is not None  # redeem() refuses a token without a record
     joining.refuse_role(body.role, token.role)
     return found, redeemed
+
+
+def _vouched(api: Api, token: JoinToken) -> str:
+    """Give the fingerprint that a token must carry: of the CA that signs, or of the other one that is trusted."""
+    record = api.state.trust
+    if record is not None and token.fingerprint in record.former:
+        raise Unauthenticated(
+            "the join token is for this cluster's former CA, which is not trusted any more",
+            hint="make one with 'katcall token create'",
+        )
+    if record is not None and token.fingerprint in record.trusted:
+        return token.fingerprint
+    return authority_of(api).fingerprint
 
 
 def _key_digest(csr: str) -> str:
@@ -246,7 +278,8 @@ def _answer(api: Api, certificate: x509.Certificate, record: NodeRecord) -> dict
     return {
         "clusterId": own.cluster_id,
         "ca": own.pem().decode(),
-        "certificate": certificates.certificate_pem(certificate).decode(),
+        "trusted": trusted_pem(api),
+        "certificate": chain_of(api, certificate),
         "node": record.to_wire(),
         "cluster": cluster.to_wire(),
         "nodes": [item.to_wire() for item in nodes],

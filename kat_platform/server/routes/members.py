@@ -12,7 +12,6 @@ from kat_platform.interfaces.auth import Verb
 from kat_platform.interfaces.store import HasMembers, Member, peer_url
 from kat_platform.model.event import Event
 from kat_platform.model.node import NodeRecord, NodeRole
-from kat_platform.pki import certificates
 from kat_platform.server import joining
 from kat_platform.server.api import Api
 from kat_platform.server.requests import answer_json
@@ -34,8 +33,11 @@ async def enrol(request: web.Request, api: Api) -> web.StreamResponse:
     await store.add_member(record.name, url)
     members = (await api.deps.store.store_status()).members
     log.info("store-member-announced", node=record.name, url=url)
-    key = certificates.key_pem(authority_of(api).key).decode()
-    return answer_json({"members": [_shown(member) for member in members], "caKey": key})
+    authority_of(api)  # which refuses on a server without the signing CA's key
+    assert api.deps.keyring is not None  # so there is one
+    return answer_json(
+        {"members": [_shown(member) for member in members], "caKey": api.deps.keyring.key_pem().decode()}
+    )
 
 
 async def vote(request: web.Request, api: Api) -> web.StreamResponse:

@@ -28,7 +28,7 @@ from kat_platform.server.joining import note_certificate
 from kat_platform.server.node_view import stream_view
 from kat_platform.server.problems import from_validation
 from kat_platform.server.requests import answer_json, read_json
-from kat_platform.server.routes.join import authority_of
+from kat_platform.server.routes.join import authority_of, chain_of
 from kat_platform.server.table import PREFIX, Route
 from kat_platform.state import keys
 
@@ -97,8 +97,7 @@ async def renew(request: web.Request, api: Api) -> web.StreamResponse:
     )
     # Written with a comparison: a node that is being removed gets no certificate that nobody would revoke.
     await api.repository.commit([record.unchanged()], [note_certificate(name, signed)], f"node '{name}'")
-    certificate = certificates.certificate_pem(signed).decode()
-    return answer_json({"certificate": certificate, "ca": own.pem().decode()})
+    return answer_json({"certificate": chain_of(api, signed), "ca": own.pem().decode()})
 
 
 async def report(request: web.Request, api: Api) -> web.StreamResponse:

@@ -268,6 +268,13 @@ class EtcdStore:
         )
         self._folder.adopt(Identity(name, peer_url, cluster, "existing"))
 
+    async def renew_trust(self) -> None:
+        """Start etcd anew, which reads the file of trusted CAs at its start only, and wait until it answers."""
+        if self._config.external or self._config.peer_cert_file:
+            return  # the CAs of its members are somebody else's
+        await self._member.restart()
+        await membership.available(self._client)
+
     async def promote_member(self, member_id: str) -> None:
         """Make a caught-up learner a voter."""
         self._ensure_own("given members")

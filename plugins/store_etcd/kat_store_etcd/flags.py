@@ -109,6 +109,8 @@ def _peer_tls(config: EtcdConfig, peer: PeerIdentity | None) -> dict[str, str]:
         return {}
     flags = {"peer-cert-file": certificate, "peer-key-file": key, "peer-trusted-ca-file": ca}
     flags["peer-client-cert-auth"] = "true"
+    if not config.peer_cert_file and peer is not None and peer.revoked is not None:
+        flags["peer-crl-file"] = str(peer.revoked)
     if name:  # a worker has a certificate of the same CA
         flags["peer-cert-allowed-hostname"] = name
     return flags

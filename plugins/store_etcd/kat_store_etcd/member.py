@@ -36,6 +36,7 @@ class Member:
         self._process: EtcdProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reason = ""
+        self._argv: Sequence[str] = ()
         self.peer: PeerIdentity | None = None
         self.restarts = 0
 
@@ -49,10 +50,23 @@ class Member:
         if self._keeper is not None:
             return
         self._folder.prepare()
-        argv = await self._command(alone)
+        argv = self._argv = await self._command(alone)
         await end_left_over(self._folder.data, argv[0])
         self._process = await self._spawn(argv)
         self._keeper = asyncio.create_task(self._keep(argv), name="etcd")
+
+    async def restart(self) -> None:
+        """End etcd in order and start it again with the same arguments; what it reads at its start it reads anew."""
+        if self._keeper is None:
+            raise StoreError("etcd has not been started, so it cannot be started anew")
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        try:
+            if self._process is not None:
+                await self._process.stop()
+            self._process = await self._spawn(self._argv)
+        finally:  # whatever happened, it is watched over again: one that does not run is started
+            self._keeper = asyncio.create_task(self._keep(self._argv), name="etcd")
 
     async def stop(self) -> None:
         """End etcd and stop watching over it."""

@@ -13,6 +13,7 @@ from kat_store_etcd.client import EtcdClient
 
 STATUS_SECONDS = 2.0
 LEADER_SECONDS = 5.0
+AVAILABLE_SECONDS = 30.0
 
 
 def member(found: Any) -> Member:
@@ -94,6 +95,15 @@ async def be_alone(client: EtcdClient) -> None:
             return
         await asyncio.sleep(0.1)
     raise StoreError(f"etcd did not become a cluster of one within {LEADER_SECONDS:g} s")
+
+
+async def available(client: EtcdClient) -> None:
+    """Wait until the member answers through a quorum; raises ``StoreError`` when it does not."""
+    for _ in range(int(AVAILABLE_SECONDS / 0.1)):
+        if (await store_status(client)).available:
+            return
+        await asyncio.sleep(0.1)
+    raise StoreError(f"etcd was started anew and has no quorum after {AVAILABLE_SECONDS:g} s")
 
 
 async def store_status(client: EtcdClient) -> StoreStatus:

@@ -88,7 +88,7 @@ async def test_what_a_machine_has_afterwards(plane, host, places):
     assert "https://192.0.2.1:9115" in node.api_endpoints
     own = OwnTls(places)
     assert certificates.identity_of(own.certificate()) == NodeName(CLUSTER_ID, "w1", NodeRole.WORKER)
-    assert own.ca == plane.authority.pem()
+    assert own.trust.pem() == plane.authority.pem()
     own.client()  # key and certificate fit
     assert stat.S_IMODE(places.key.stat().st_mode) == 0o600
     assert not (places.pki / "ca.key").exists()

@@ -92,6 +92,7 @@ async def test_a_new_node_is_taken_in_before_its_store_starts_and_gets_its_vote_
 
 
 async def test_a_learner_that_was_interrupted_only_asks_for_its_vote(places, authority):
+    authority.save(places.pki)
     store, kept, link = MemoryStore(), [], Link(authority)
     member = StoreMember(node(Membership.LEARNER), places, store, link, OWN, kept.append)
     await member.prepare()
@@ -102,6 +103,7 @@ async def test_a_learner_that_was_interrupted_only_asks_for_its_vote(places, aut
 
 
 async def test_a_member_asks_nobody(places, authority):
+    authority.save(places.pki)
     store, link = MemoryStore(), Link(authority)
     member = StoreMember(node(Membership.VOTER), places, store, link, OWN, lambda state: None)
     await member.prepare()

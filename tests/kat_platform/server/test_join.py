@@ -121,7 +121,7 @@ async def test_the_new_certificate_speaks_for_its_node_only(plane, admin, strang
 
 async def test_ca_is_given_to_anybody(plane, stranger):
     _, found, _ = await stranger.ask("GET", "/ca", 200)
-    assert found == {"ca": plane.authority.pem().decode()}
+    assert found == {"ca": plane.authority.pem().decode(), "trusted": plane.authority.pem().decode()}
 
 
 async def test_only_administrators_handle_join_tokens(plane, caller_of, admin):
