@@ -36,7 +36,7 @@ class NodeTrustKeeper:
         self._node, self._places, self._own = node, places, own
         self._keyring: Keyring | None = None
         self._store_trusts: tuple[str, ...] | None = None
-        self._listed: frozenset[int] | None = None
+        self._listed: tuple[str, frozenset[int]] | None = None
         self._item = TrustItem()
         self._moved = asyncio.Event()
         self.listeners: list[Callable[[], None]] = []
@@ -68,11 +68,11 @@ class NodeTrustKeeper:
 
     def _list_revoked(self) -> None:
         """Write the list of revoked certificates for the store's member."""
-        authority = self._keyring.get() if self._keyring is not None else None
-        revoked = self._own.trust.revoked
-        if authority is not None and revoked != self._listed:
+        ring, revoked = self._keyring, self._own.trust.revoked
+        authority = None if ring is None else ring.get(self._item.signer) or ring.get()
+        if authority is not None and (authority.fingerprint, revoked) != self._listed:
             write_revocations(self._places.pki, authority, revoked)
-            self._listed = revoked
+            self._listed = authority.fingerprint, revoked
 
     def _tell(self) -> None:
         self._moved.set()
