@@ -34,6 +34,10 @@ class Keeps(Protocol):
         """Take a new key and certificate into use."""
 
 
+async def _waited(what: Awaitable[object]) -> None:
+    await what
+
+
 class Renewal:
     """Keeps one node's certificate fresh. ``sign`` sends a request (PEM) to the API and gives the certificate (PEM)."""
 
@@ -83,7 +87,10 @@ class Renewal:
     async def _pause(self, seconds: float) -> None:
         """Sleep, at most until :meth:`look` is called."""
         self._wake.clear()
-        tasks = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._wake.wait())}
+        tasks = (
+            asyncio.create_task(_waited(self._sleep(seconds)), name="renewal pause"),
+            asyncio.create_task(_waited(self._wake.wait()), name="renewal wake"),
+        )
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

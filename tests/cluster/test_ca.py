@@ -202,7 +202,7 @@ def test_a_removed_nodes_certificate_is_refused_everywhere_and_it_joins_anew(lab
     files, well = tmp_path / "gone", tmp_path / "well"
     shutil.copytree(lab.pki("n3"), files)
     shutil.copytree(lab.pki("n2"), well)
-    spec = lab.client.get("config")["document"]["spec"]
+    spec = lab.client.get("configuration")["document"]["spec"]
     nodes = {item["name"]: item["record"] for item in lab.client.get("nodes")["items"]}
     inside = {name: str(record["subnet"]).split("/")[0][:-1] + "1" for name, record in nodes.items()}
     places = {

@@ -55,6 +55,7 @@ class EtcdStore:
             "members": True,
             "learners": True,
             "alone": True,
+            "trust": True,
             "restore": True,
             "external": True,
         },
