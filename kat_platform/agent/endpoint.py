@@ -44,6 +44,14 @@ class AgentEndpoint:
     ) -> None:
         self._runtime, self._find, self._tls, self._refusal = runtime, find, tls, refusal
         self._runner: web.AppRunner | None = None
+        self._open: dict[asyncio.Transport, bytes] = {}
+
+    def end_revoked(self, revoked: Callable[[bytes], bool]) -> None:
+        """End what callers have open whose certificate (DER) was revoked since it began."""
+        for transport, certificate in tuple(self._open.items()):
+            if revoked(certificate):
+                log.warning("caller cut off: its certificate was revoked", remote=transport.get_extra_info("peername"))
+                transport.abort()
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises ``HostNotReady`` when the address is taken."""
@@ -69,18 +77,25 @@ class AgentEndpoint:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        transport = request.transport
         try:
-            self._only_control_plane(request)
+            certificate = self._only_control_plane(request)
+            if transport is not None:
+                self._open[transport] = certificate
             answer: web.StreamResponse = await handler(request)
             return answer
         except KatError as error:
             body = {"code": error.code, "detail": str(error), "status": error.http_status}
             return web.json_response(body, status=error.http_status, content_type="application/problem+json")
+        finally:
+            if transport is not None:
+                self._open.pop(transport, None)
 
-    def _only_control_plane(self, request: web.Request) -> None:
+    def _only_control_plane(self, request: web.Request) -> bytes:
+        """Give the caller's certificate (DER); raises ``Denied`` for anybody but a control-plane node."""
         transport = request.transport
         tls = transport.get_extra_info("ssl_object") if transport is not None else None
-        data = tls.getpeercert(binary_form=True) if tls is not None else None
+        data: bytes | None = tls.getpeercert(binary_form=True) if tls is not None else None
         if data is None:
             raise Denied("the agent speaks to control-plane nodes only: no certificate was sent")
         refusal = self._refusal(data)
@@ -90,6 +105,7 @@ class AgentEndpoint:
         identity = identity_of(x509.load_der_x509_certificate(data))
         if not isinstance(identity, NodeName) or identity.role is not NodeRole.CONTROL_PLANE:
             raise Denied("the agent speaks to control-plane nodes only")
+        return data
 
     def _container(self, request: web.Request) -> str:
         key = f"{request.match_info['ns']}/{request.match_info['id']}"

@@ -244,6 +244,7 @@ class NodeAgent:
         await _until_done("containers", keeper.adopt)
         tls = self._own_tls.server(require_client=True)
         endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, tls, self._own_tls.refusal)
+        self._trust.listeners.append(lambda: endpoint.end_revoked(self._own_tls.trust.is_revoked))
         await _until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
         try:
             async with asyncio.TaskGroup() as group:

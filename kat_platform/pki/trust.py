@@ -52,6 +52,10 @@ class Trust:
         """Give the fingerprint of the CA that issued a certificate; empty when none of these did."""
         return _issuer(certificate, self.authorities)
 
+    def is_revoked(self, der: bytes) -> bool:
+        """Tell whether a certificate was revoked."""
+        return x509.load_der_x509_certificate(der).serial_number in self.revoked
+
     def refusal(self, der: bytes) -> str:
         """Say why a certificate is refused; empty when it is not. Its dates are the TLS layer's to look at."""
         certificate = x509.load_der_x509_certificate(der)

@@ -275,6 +275,7 @@ class EtcdStore:
             return  # the CAs of its members are somebody else's
         await self._member.restart()
         await membership.available(self._client)
+        self._member.answered()
 
     async def promote_member(self, member_id: str) -> None:
         """Make a caught-up learner a voter."""

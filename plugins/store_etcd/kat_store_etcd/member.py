@@ -25,6 +25,7 @@ BACKOFF = (0.1, 10.0)
 STEADY_SECONDS = 10.0
 """How long etcd must have run for the pause to begin at its shortest again."""
 _FULL = "no space left on device"
+_ANEW = "it is started anew on purpose"
 
 
 class Member:
@@ -61,6 +62,7 @@ class Member:
             raise StoreError("etcd has not been started, so it cannot be started anew")
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
+        self._reason = _ANEW  # until it answers
         try:
             if self._process is not None:
                 await self._process.stop()
@@ -92,9 +94,9 @@ class Member:
     def status(self) -> DriverStatus:
         """Tell how the child is."""
         facts = {"pid": self.pid, "restarts": self.restarts}
-        if self._keeper is not None and self._keeper.done():
+        if self._keeper is not None and self._keeper.done() and self._reason != _ANEW:
             return DriverStatus(Health.FAILED, f"etcd is not watched over any more: {self._reason}", facts)
-        if self.pid is None:
+        if self.pid is None and self._reason != _ANEW:
             why = f": {self._reason}" if self._reason else ""
             return DriverStatus(Health.FAILED, f"etcd does not run{why}", facts)
         if self._reason:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ from kat_platform.errors import (
     TooLarge,
     Unavailable,
 )
-from kat_platform.interfaces.store import Compare, Field, Op
+from kat_platform.interfaces.store import Compare, Field, Op, PeerIdentity
 
 ME = Identity("a", "https://10.0.0.1:2380", "a=https://10.0.0.1:2380", token="t", alone=True)
 
@@ -66,6 +68,17 @@ def test_flags_take_the_name_this_etcd_knows(known: str, name: str) -> None:
     assert flag(words, name) == "30s"
     assert sum("progress-notify" in word for word in words) == 1
     assert flag(words, "pre-vote") is None
+
+
+def test_who_is_revoked_is_refused_by_the_nodes_own_list_only() -> None:
+    peer = PeerIdentity(
+        IPv4Address("10.0.0.1"), 2380, Path("ca"), Path("c"), Path("k"), "kat-api", revoked=Path("/pki/revoked.crl")
+    )
+    assert flag(arguments(EtcdConfig(), ME, "/d", frozenset(), peer), "peer-crl-file") == "/pki/revoked.crl"
+    given = EtcdConfig(peer_cert_file="c", peer_key_file="k", peer_ca_file="ca")
+    assert flag(arguments(given, ME, "/d", frozenset(), peer), "peer-crl-file") is None
+    hidden = replace(peer, reachable=False)
+    assert flag(arguments(EtcdConfig(), ME, "/d", frozenset(), hidden), "peer-crl-file") is None
 
 
 def test_a_lone_member_does_not_wait_for_others() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import aiohttp
 import pytest
@@ -16,6 +16,7 @@ from kat_platform.agent.local import Places
 from kat_platform.agent.renewal import Renewal
 from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.errors import InvalidInput, StoreError
+from kat_platform.interfaces.runtime import LogLine
 from kat_platform.model.identity import NodeName
 from kat_platform.model.node import NodeRole
 from kat_platform.model.trust import RotationPhase, TrustRecord
@@ -228,3 +229,35 @@ async def test_the_agents_endpoint_refuses_who_was_revoked_or_replaced_on_open_c
         status, detail = await said()
         assert status == 403
         assert "does not trust any more" in detail
+
+
+class Talkative(FakeRuntime):
+    """A runtime whose containers say one thing, and then nothing more."""
+
+    async def logs(self, name, *, follow=False, tail=None, since=None):
+        yield LogLine(at=1.0, stream="stdout", text="hello")
+        await asyncio.Event().wait()
+
+
+async def test_what_a_revoked_node_has_open_ends_and_nothing_else(scene, tmp_path, unused_tcp_port):
+    endpoint = AgentEndpoint(Talkative(), lambda key: "c", scene.own.server(require_client=True), scene.own.refusal)
+    scene.keeper.listeners.append(lambda: endpoint.end_revoked(scene.own.trust.is_revoked))
+    await endpoint.start("127.0.0.1", unused_tcp_port)
+    url = f"https://127.0.0.1:{unused_tcp_port}/agent/v1/instances/default/web/logs"
+    made, answers = {}, {}
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(endpoint.stop)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        for name in ("n2", "n3"):
+            files = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+            made[name] = scene.issue(scene.former, *files, name=NodeName("kt", name, NodeRole.CONTROL_PLANE))
+            tls = client_context(scene.former.pem(), *files)
+            answers[name] = await session.get(url, ssl=tls, server_hostname="kat-api")
+            assert b"hello" in await answers[name].content.readline()
+        scene.keeper.take(scene.item(revoked=(f"{made['n2'].serial_number:#x}",)), complete=True)
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(answers["n2"].content.readline(), 5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(answers["n3"].content.readline(), 0.2)
+        for answer in answers.values():
+            answer.close()
