@@ -10,7 +10,7 @@ import click
 
 from kat_platform.cli import render
 from kat_platform.cli.session import Duration, Session, talks
-from kat_platform.errors import Conflict, TimedOut, Unavailable
+from kat_platform.errors import Conflict, KatError, TimedOut
 
 POLL_SECONDS: Final = 0.3
 PATIENCE_SECONDS: Final = 30.0
@@ -63,7 +63,8 @@ def rotate(session: Session, timeout: float, no_wait: bool, no_finish: bool, lea
     """
     from kat_platform.cli.refresh import refresh_ca, refresh_context
 
-    found = session.client.post("ca", "rotation", body={"leaveBehind": list(leave_behind)})
+    body = {"leaveBehind": list(leave_behind)}
+    found = _patiently(lambda: session.client.post("ca", "rotation", body=body))
     session.use(refresh_ca(session.client))
     if no_wait:
         click.echo(f"the CA is being changed: {stage(found)}; {_LOOK}")
@@ -95,14 +96,14 @@ def finish(session: Session, timeout: float, no_wait: bool) -> None:
         session.use(refresh_context(session.client))
         _finish(session, deadline)
         return
-    session.client.post("ca", "rotation", "finish")
+    _patiently(lambda: session.client.post("ca", "rotation", "finish"))
     click.echo(f"the former CA is dropped as soon as no node needs it; {_LOOK}")
 
 
 def _finish(session: Session, deadline: float) -> None:
     from kat_platform.cli.refresh import refresh_ca
 
-    session.client.post("ca", "rotation", "finish")
+    _patiently(lambda: session.client.post("ca", "rotation", "finish"))
     _wait(session, settled, deadline)
     session.use(refresh_ca(session.client))
     click.echo("the former CA is not trusted any more; contexts and join tokens made before have ended with it")
@@ -142,13 +143,18 @@ def _wait(session: Session, done: Callable[[Status], bool], deadline: float) -> 
 
 
 def _look(session: Session) -> Status:
+    found: Status = _patiently(lambda: session.client.get("ca", "rotation"))
+    return found
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask again for a while when no API answers: whatever is asked for here may be asked for twice."""
     lost = time.monotonic()
     while True:
         try:
-            found: Status = session.client.get("ca", "rotation")
-            return found
-        except (Unavailable, TimedOut):
-            if time.monotonic() - lost > PATIENCE_SECONDS:
+            return ask()
+        except KatError as error:
+            if not error.retryable or time.monotonic() - lost > PATIENCE_SECONDS:
                 raise
             time.sleep(POLL_SECONDS)
 
