@@ -126,7 +126,7 @@ def node_report(
     plugins: NodeFacts,
     extra: tuple[Condition, ...],
     images: tuple[str, ...],
-    trust: NodeTrust,
+    trust: NodeTrust | None = None,
 ) -> NodeReport:
     """Give the node's report, without a time: equal facts make an equal report."""
     total, available = memory()

@@ -221,7 +221,7 @@ def test_a_removed_nodes_certificate_is_refused_everywhere_and_it_joins_anew(lab
         before = lab.tried("n1", files, host, port, path)
         assert before.startswith("HTTP/1.1 "), f"{what}: {before}"
         assert "revoked" not in before
-    lab.lab("stop", "n3")
+    lab.lab("stop", "--only", "agent", "n3")
     lab.katcall("node", "remove", "n3", "--force")
 
     def refused() -> bool:

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, cast
 import aiohttp
 from kat_auth_mtls.driver import MtlsAuth, MtlsConfig
 
+from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.link import ApiLink
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.node import NodeAgent
+from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.hooks.types import NodeFacts
 from kat_platform.interfaces.builder import Builder
 from kat_platform.interfaces.dns import ListenAddress
@@ -27,7 +29,8 @@ from kat_platform.model.identity import NodeName
 from kat_platform.model.identity import NodeRole as NamedRole
 from kat_platform.model.meta import Metadata
 from kat_platform.model.node import NodeRecord, NodeRole
-from kat_platform.pki.tls import server_context
+from kat_platform.pki.authority import CERTIFICATE_FILE
+from kat_platform.pki.files import private_folder, write_whole
 from kat_platform.quadlet.archive import pack_files
 from kat_platform.registry.drivers import Drivers
 from kat_platform.state import keys
@@ -120,11 +123,13 @@ class World:
             configuration=configuration.model_copy(update={"spec": spec}),
         )
         tls = self.plane.node_tls("n1", NamedRole.CONTROL_PLANE)
-        own = server_context(
-            self.plane.authority.pem(),
-            *self.plane.issue_node(NodeName(CLUSTER_ID, "n1", NamedRole.CONTROL_PLANE)),
-            require_client=True,
-        )
+        private_folder(places.pki)
+        write_whole(places.pki / CERTIFICATE_FILE, self.plane.authority.pem())
+        files = self.plane.issue_node(NodeName(CLUSTER_ID, "n1", NamedRole.CONTROL_PLANE))
+        for made, place in zip(files, (places.certificate, places.key), strict=True):
+            write_whole(place, made.read_bytes())
+        own = OwnTls(places)
+        trust = NodeTrustKeeper("n1", places, own)
         drivers = Drivers(
             runtime=self.runtime,
             network=self.network,
@@ -138,7 +143,7 @@ class World:
         # The API tells agents the address of the real port, which this one does not have.
         self.link.set_endpoints = lambda endpoints: None  # type: ignore[method-assign]
         agent = NodeAgent(
-            node, places, drivers, self.link, own, plugin_facts=_no_facts, on_configuration=lambda *_: None
+            node, places, drivers, self.link, own, trust, plugin_facts=_no_facts, on_configuration=lambda *_: None
         )
         self._tasks["agent"] = asyncio.create_task(agent.run(), name="agent")
 

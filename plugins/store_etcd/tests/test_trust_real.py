@@ -118,7 +118,7 @@ async def test_two_members_go_over_to_another_ca_and_refuse_the_revoked(tmp_path
         await store.put(ROOT + node.name, b"2")
     for node in (one, other):
         node.renew(fresh)
-        assert await one.answer_to(node, former), "both are trusted, and each shows its own"
+        assert await one.answer_to(node, former, fresh), "both are trusted, and each shows its own"
     for node, store in ((one, first), (other, second)):
         node.trust(fresh)
         await store.renew_trust()
