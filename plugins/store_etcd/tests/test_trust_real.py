@@ -81,7 +81,7 @@ class Node:
                 str(HERE), self.peer.port, ssl=tls, server_hostname="kat-api"
             )
             writer.write(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            said = await asyncio.wait_for(reader.read(), 5)
+            said = await asyncio.wait_for(reader.readline(), 5)
             writer.close()
         except (ssl.SSLError, ConnectionError):
             return False
