@@ -18,7 +18,7 @@ from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.hooks.types import LeadershipChange
 from kat_platform.interfaces.scheduler import Contributions
-from kat_platform.interfaces.store import Leadership
+from kat_platform.interfaces.store import Change, Leadership
 from kat_platform.leader.controller import Controller
 from kat_platform.leader.election import Election, follow_leader
 from kat_platform.leader.notify import Notifier
@@ -32,6 +32,7 @@ from kat_platform.server.agents import AgentDirectory
 from kat_platform.server.app import ApiServer, ServerDeps
 from kat_platform.state import keys
 from kat_platform.state.cache import StateCache
+from kat_platform.state.cluster import ClusterState
 from kat_platform.state.events import EventRecorder
 
 log = structlog.get_logger(__name__)

@@ -73,7 +73,7 @@ class Renewal:
                 if self._stale():
                     raise Unavailable("the API signed with the former CA: it has not heard of the new one yet")
                 pause, retry = RETRY_FIRST, STALE_FIRST
-            except KatError as error:
+            except (KatError, OSError) as error:  # a full disk too: it may have room again
                 if self._stale():
                     log.info("certificate of the new CA not given yet", error=str(error), retry_in=retry)
                     await self._pause(retry)

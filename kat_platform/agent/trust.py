@@ -38,6 +38,8 @@ class NodeTrustKeeper:
         self._store_trusts: tuple[str, ...] | None = None
         self._listed: tuple[str, frozenset[int]] | None = None
         self._item = TrustItem()
+        self._record: TrustRecord | None = None
+        self._heard = self._behind = False
         self._moved = asyncio.Event()
         self.listeners: list[Callable[[], None]] = []
 
@@ -47,15 +49,26 @@ class NodeTrustKeeper:
         """Take what the view says. One that was read from disk may be older than what lies beside it in ``pki``: it
         only tells which certificates were revoked.
         """
+        self._heard = True
         changed = self._own.refuse(serials(item.revoked))
         if complete:
             changed = item != self._item or changed
             self._item = item
-            if item.authorities:
-                self._trust("".join(item.authorities).encode())
-        self._list_revoked()
+        self._settle()
         if changed:
             self._tell()
+
+    def _settle(self) -> None:
+        """Bring to disk what was said. What a full disk does not take is tried again before each report."""
+        try:
+            if self._item.authorities:
+                self._trust("".join(self._item.authorities).encode())
+            self._list_revoked()
+            self._take_key()
+            self._behind = False
+        except OSError as error:
+            self._behind = True
+            log.error("what the cluster says of its CAs cannot be kept yet", error=str(error))
 
     def _trust(self, bundle: bytes) -> None:
         try:
@@ -68,6 +81,8 @@ class NodeTrustKeeper:
 
     def _list_revoked(self) -> None:
         """Write the list of revoked certificates for the store's member."""
+        if not self._heard:
+            return  # the list of the last run is better than an empty one
         ring, revoked = self._keyring, self._own.trust.revoked
         authority = None if ring is None else ring.get(self._item.signer) or ring.get()
         if authority is not None and (authority.fingerprint, revoked) != self._listed:
@@ -91,6 +106,8 @@ class NodeTrustKeeper:
 
     def facts(self) -> NodeTrust:
         """Give how far this node has come."""
+        if self._behind:
+            self._settle()
         return NodeTrust(
             trusts=self._own.trust.fingerprints,
             holds=self._keyring.held if self._keyring is not None else (),
@@ -103,13 +120,20 @@ class NodeTrustKeeper:
     def use_keyring(self, keyring: Keyring) -> None:
         """Take the CAs' keys, once this control-plane node has them."""
         self._keyring = keyring
-        self._list_revoked()
+        self._settle()
         self._tell()
 
     def hold(self, record: TrustRecord) -> None:
         """Take the new CA's key out of the store, where it lies sealed with the former's."""
-        ring = self._keyring
-        if ring is None or not record.sealed_key or record.newest in ring.held:
+        before = self.facts().holds
+        self._record = record
+        self._settle()
+        if self.facts().holds != before:
+            self._tell()
+
+    def _take_key(self) -> None:
+        ring, record = self._keyring, self._record
+        if ring is None or record is None or not record.sealed_key or record.newest in ring.held:
             return
         former = ring.get(record.authorities[0].fingerprint)
         try:
@@ -122,7 +146,6 @@ class NodeTrustKeeper:
             log.error("the new CA's key cannot be had", ca=record.newest[:16], error=str(error), hint=hint)
             return
         log.info("new CA's key taken", ca=record.newest[:16])
-        self._tell()
 
     def store_starts(self, store: Store) -> None:
         """Note which CAs the store's member begins with. It may read the file a moment later, and then trusts no less

@@ -7,7 +7,7 @@ between the two files can mix them up.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -46,23 +46,23 @@ class Keyring:
 
     def key_pem(self) -> bytes:
         """Give all keys as PEM: for another control-plane node, and for nobody else."""
-        return b"".join(certificates.key_pem(each.key) for each in self._held.values())
+        return _pem(self._held)
 
     def add(self, authority: Authority) -> None:
         """Keep a further CA's key."""
-        self._held[authority.fingerprint] = authority
-        self._write()
+        self._hold({**self._held, authority.fingerprint: authority})
 
     def keep_only(self, fingerprints: Iterable[str]) -> None:
         """Forget the keys of all other CAs; the last one is kept in any case."""
         kept = {each: self._held[each] for each in fingerprints if each in self._held}
         if kept and kept.keys() != self._held.keys():
-            self._held = kept
-            self._write()
+            self._hold(kept)
 
-    def _write(self) -> None:
+    def _hold(self, held: dict[str, Authority]) -> None:
+        """Write the keys down, then use them: what a full disk did not take is not there."""
         if self._folder is not None:
-            write_whole(self._folder / KEY_FILE, self.key_pem())
+            write_whole(self._folder / KEY_FILE, _pem(held))
+        self._held = held
 
 
 def matching(bundle: bytes, keys: bytes) -> tuple[Authority, ...]:
@@ -76,3 +76,7 @@ def matching(bundle: bytes, keys: bytes) -> tuple[Authority, ...]:
     if not found:
         raise InvalidInput("the CA's certificate and private key do not belong together")
     return tuple(found)
+
+
+def _pem(held: Mapping[str, Authority]) -> bytes:
+    return b"".join(certificates.key_pem(each.key) for each in held.values())

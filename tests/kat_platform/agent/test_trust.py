@@ -114,6 +114,23 @@ def test_what_cannot_be_read_changes_nothing(scene):
     assert scene.keeper.facts().holds == (scene.former.fingerprint,)
 
 
+def test_a_full_disk_is_tried_again_before_the_next_report(scene, monkeypatch):
+    def full(*_args, **_more):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        for module in ("kat_platform.agent.identity", "kat_platform.pki.keyring", "kat_platform.pki.revocations"):
+            patch.setattr(f"{module}.write_whole", full)
+        scene.keeper.take(scene.item(scene.former, scene.fresh, revoked=("0x5",)), complete=True)
+        scene.keeper.hold(scene.record())
+        assert scene.keeper.facts().trusts == scene.keeper.facts().holds == (scene.former.fingerprint,)
+    facts = scene.keeper.facts()
+    assert facts.trusts == facts.holds == (scene.former.fingerprint, scene.fresh.fingerprint)
+    scene.restart()
+    assert scene.keeper.facts().holds == facts.holds
+    assert len(list(x509.load_pem_x509_crl((scene.places.pki / "revoked.crl").read_bytes()))) == 1
+
+
 def test_the_revoked_are_listed_for_the_store(scene):
     scene.keeper.take(scene.item(revoked=("0x7", "0xff")), complete=True)
     found = x509.load_pem_x509_crl((scene.places.pki / "revoked.crl").read_bytes())
