@@ -186,7 +186,7 @@ def reasons(found: Status) -> list[str]:
         lines.append(f"  and {len(found['waiting']) - _SHOWN} more")
     away = [each["node"] for each in found["waiting"] if each.get("away")]
     if away:
-        lines.append(f"  bring it back; a worker may be left out: katcall ca rotate --leave-behind {away[0]}")
+        lines.append(f"  bring it back; or leave it out, if it is a worker: katcall ca rotate --leave-behind {away[0]}")
     return [render.clean(line) for line in lines]
 
 
