@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 
 from kat_platform.agent.local import LocalNode, Membership, Places
+from kat_platform.backup.key import RecoveryKey
 from kat_platform.errors import Conflict, InvalidInput, KatError
 from kat_platform.interfaces.store import HasMembers, Member, PeerIdentity, Store
 from kat_platform.pki import certificates
@@ -93,10 +94,13 @@ class StoreMember:
         log.info("store member", state=state.value, address=str(self._address))
 
     def _take_secrets(self, answer: dict[str, Any]) -> None:
-        """Keep the CA's key, after seeing that it belongs to the CA that this node trusts."""
+        """Keep the CA's key, after seeing that it belongs to the CA that this node trusts; and that of backups, which
+        a control plane of an older version does not have."""
         key = str(answer["caKey"]).encode()
         Authority.from_pem(read_public(self._places.pki / CERTIFICATE_FILE), key)
         write_whole(self._places.pki / KEY_FILE, key)
+        if "backupKey" in answer:
+            RecoveryKey.decode(str(answer["backupKey"])).save(self._places.pki)
 
 
 def _member(found: Any) -> Member:

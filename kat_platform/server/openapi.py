@@ -103,6 +103,17 @@ _JOIN_TOKEN: Final[dict[str, Any]] = {
     "usesLeft": _INTEGER,
     "usedBy": _array(_STRING),
 }
+_BACKUP: Final[dict[str, Any]] = {
+    "kind": _STRING,
+    "name": _STRING,
+    "node": _STRING,
+    "size": _INTEGER,
+    "createdAt": {"type": "number"},
+    "createdBy": _STRING,
+    "revision": _INTEGER,
+    "version": _STRING,
+    "keyId": _STRING,
+}
 _VERDICT: Final = _object(("filter", "passed"), filter=_STRING, passed=_BOOLEAN, reason=_STRING, remedy=_STRING)
 _WHY_NODE: Final = _object(
     ("node", "fits", "verdicts"),
@@ -112,7 +123,18 @@ _WHY_NODE: Final = _object(
     verdicts=_array(_VERDICT),
 )
 _NO_MATCH: Final = frozenset(
-    {"ReportAnswer", "HeartbeatAnswer", "Renewed", "NewJoinToken", "Prepared", "Joined", "Membership", "Vote"}
+    {
+        "ReportAnswer",
+        "HeartbeatAnswer",
+        "Renewed",
+        "NewJoinToken",
+        "Prepared",
+        "Joined",
+        "Membership",
+        "Vote",
+        "Backup",
+        "Verified",
+    }
 )
 """Answers of routes that change no object with an ETag."""
 _ANSWERS: Final[dict[str, Any]] = {
@@ -175,7 +197,20 @@ _ANSWERS: Final[dict[str, Any]] = {
         cluster={"type": "object"},
         nodes=_array({"type": "object"}),
     ),
-    "Membership": _object(("members", "caKey"), members=_array({"type": "object"}), caKey=_STRING),
+    "Membership": _object(("members", "caKey"), members=_array({"type": "object"}), caKey=_STRING, backupKey=_STRING),
+    "Backup": _object(("name", "node"), **_BACKUP),
+    "BackupList": _object(
+        ("node", "items"), node=_STRING, keyId=_STRING, items=_array(_object(("name", "node"), **_BACKUP))
+    ),
+    "Verified": _object(
+        ("name", "keys"),
+        name=_STRING,
+        node=_STRING,
+        keys=_INTEGER,
+        revision=_INTEGER,
+        exact=_BOOLEAN,
+        seconds={"type": "number"},
+    ),
     "Vote": _object(("voting",), voting={"type": "boolean"}),
     "Renewed": _object(("certificate", "ca"), certificate=_STRING, ca=_STRING),
     "LogLine": _object(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kat_platform.server.routes import (
+    backups,
     collections,
     configuration,
     execute,
@@ -34,6 +35,7 @@ ALL: Final[tuple[Route, ...]] = (
     *nodes.ROUTES,
     *configuration.ROUTES,
     *tokens.ROUTES,
+    *backups.ROUTES,
     *join.ROUTES,
     *members.ROUTES,
     *node_api.ROUTES,
