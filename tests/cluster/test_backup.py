@@ -80,7 +80,7 @@ def test_a_lost_control_plane_comes_back_from_a_backup(make_lab: Callable[[], Re
     assert "all of them compared" in lab.katcall("backup", "verify", name)
     before, ca = {node: lab.served(node) for node in ("n2", "n3")}, identity(lab, "n2")
     lab.apply("later", replicas=2)
-    lab.scale("web", 6)
+    lab.client.post("namespaces", "default", "workloads", "web", "scale", body={"replicas": 6})
     wait_for(lambda: lab.settled(8), "what comes after the backup runs", 40)
     late = ids(lab.instances()).keys() - saved.keys()
     add_namespace(lab, "late")
