@@ -274,6 +274,7 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError("without a terminal nothing is removed unless --yes is given")
         click.confirm(f"Remove node '{node.node_name}' with all its containers?", abort=True)
+    backups = places.rebased(node.configuration.spec.backup_path, node.configuration.spec.data_path)
     problems = asyncio.run(take_away(places, keep_volumes=not delete_volumes, progress=click.echo))
     for problem in problems:
         click.echo(f"not removed: {problem}", err=True)
@@ -283,6 +284,8 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
     remove_context(node.cluster_id)
     for path in kept_paths(places, node, keep_volumes=not delete_volumes):
         click.echo(f"kept: {path}")
+        if path == backups:
+            click.echo("      (opens only with the recovery key, which is not on this machine any more)")
     click.echo("nothing else of KAT is left on this machine")
 
 

@@ -1,4 +1,4 @@
-"""The node's WireGuard key: made on first use, kept 0600, never leaves the host."""
+"""The node's WireGuard key: made on first use, kept 0600, leaves the host in sealed backups only."""
 
 from __future__ import annotations
 
