@@ -141,8 +141,12 @@ def _known(checked: Checked, name: str) -> tuple[NodeItem, ClusterItem]:
     try:
         cluster = ClusterItem.model_validate(checked.manifest.view["cluster"])
         items = [NodeItem.model_validate(v) for k, v in checked.manifest.view.items() if k.startswith("node/")]
-    except (ValidationError, KeyError) as error:
-        raise BackupUnusable(f"the archive's manifest cannot be read by this version of KAT: {error}") from None
+    except (ValidationError, KeyError):
+        made_by = checked.header.version
+        raise BackupUnusable(
+            f"this version of KAT cannot read what version {made_by} wrote of the cluster",
+            hint=f"install version {made_by}, or a newer one",
+        ) from None
     fit = {item.name: item for item in items if item.control_plane and item.subnet is not None}
     if name not in fit:
         raise Conflict(

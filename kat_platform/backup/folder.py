@@ -137,10 +137,17 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def trial_prefix(node: str) -> str:
+    """Give how the names of folders begin in which a node restores archives for a trial."""
+    return f".verify-{node}."
+
+
 def prepare(folder: Path, node: str) -> None:
-    """Make the folder, for its owner only, and remove drafts of this node that a crash has left."""
+    """Make the folder, for its owner only, and remove drafts and trials of this node that a crash has left."""
     with disk_errors(folder):
         private_folder(folder)
+        for trial in folder.glob(f"{trial_prefix(node)}*"):
+            shutil.rmtree(trial, ignore_errors=True)
         for draft in folder.glob(f".*-{node}{SUFFIX}.*{_DRAFT}"):
             draft.unlink(missing_ok=True)
 

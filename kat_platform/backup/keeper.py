@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -26,8 +26,6 @@ from kat_platform.interfaces.store import Restores, Store
 from kat_platform.model.base import Model
 
 log = structlog.get_logger(__name__)
-
-SCRATCH: Final = ".verify-"
 
 
 class Verified(Model):
@@ -139,7 +137,8 @@ class BackupKeeper:
         path, began = self.path(name), time.monotonic()
         async with self._one:
             checked = await asyncio.to_thread(check, path, self._around.key)
-            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=SCRATCH, dir=path.parent))
+            prefix = folders.trial_prefix(self._around.node)
+            scratch = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=prefix, dir=path.parent))
             try:
                 found = await self._restored(path, scratch)
             finally:

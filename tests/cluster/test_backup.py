@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kat_platform.cli.client import at
+from kat_platform.cli.client import Client, at
 from kat_platform.errors import KatError
 
 from . import host
@@ -153,3 +154,29 @@ def test_a_lost_quorum_goes_on_with_a_backup(make_lab: Callable[[], RealLab], tm
 
     wait_for(three_here, "everything runs on the survivor", 40)
     assert lab.served("n1").items() >= before.items(), "a container was started anew"
+
+
+def test_workers_find_a_machine_that_has_another_address(make_lab: Callable[[], RealLab], tmp_path: Path) -> None:
+    """It has the overlay key of the node whose place it takes, and calls them: their tunnels follow it."""
+    lab = make_lab()
+    lab.up(2)
+    lab.apply("web", replicas=2)
+    wait_for(lambda: lab.settled(2), "two instances are ready", 40)
+    archive, key = backed_up(lab, tmp_path)
+    before = lab.served("n2")
+    file = lab.folder / lab.name / "lab.json"
+    known = json.loads(file.read_text())
+    old = known["nodes"][0]["address"]
+    known["nodes"][0]["address"] = new = old.rpartition(".")[0] + ".77"
+    lab.lab("kill", "n1")
+    file.write_text(json.dumps(known))
+    lab.lab("wipe", "n1")
+    agent(lab, "n1", "recover", "--from-backup", str(archive), "--key-file", str(key), "--yes")
+    lab.lab("start", "n1")
+    lab.tags |= {path.name for path in lab.runs.iterdir()}
+    servers = tuple(server.replace(f"//{old}:", f"//{new}:") for server in lab.client.context.servers)
+    lab.client = Client(replace(lab.client.context, servers=servers))
+    wait_for(lambda: answers(lab), "the API is back", 30)
+    wait_for(lambda: lab.ready_nodes() == {"n1", "n2"}, "the worker has attached by itself", 60)
+    wait_for(lambda: lab.settled(2), "everything runs", 40)
+    assert lab.served("n2").items() >= before.items(), "a container was started anew"
