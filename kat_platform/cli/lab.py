@@ -136,7 +136,9 @@ def kill(node: str, part: str, lab_name: str) -> None:
 @_lab
 def wipe(node: str, lab_name: str) -> None:
     """Lose a node with its disk, and have an empty machine in its place, without an agent."""
-    _machine(lab_name, node).wipe()
+    from kat_platform.lab.build import wipe as lose
+
+    lose(_machine(lab_name, node))
     click.echo(f"{node}: an empty machine now; 'katcall lab exec {node}' runs commands on it")
 
 

@@ -154,12 +154,6 @@ class Machine:
         for folder in (*runs, *containers_of(self.home.data(self.node))):
             remove_tree(folder)
 
-    def wipe(self) -> None:
-        """Lose the machine with its disk; what is switched on in its place is an empty one."""
-        self.power_off()
-        remove_tree(self.home.data(self.node))
-        wires.plug_in(self.lab, self.node)
-
     def pause(self, part: Part) -> None:
         """Freeze it: nothing of it runs, nothing of it ends."""
         found = self.pids(part)
