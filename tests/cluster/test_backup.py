@@ -53,7 +53,13 @@ def lab(make_lab: Callable[[], RealLab]) -> RealLab:
     return lab
 
 
+def told(lab: RealLab) -> set[str]:
+    """Give the reasons of all events."""
+    return {item["event"]["reason"] for item in lab.client.get("events")["items"]}
+
+
 def test_a_lost_control_plane_comes_back_from_a_backup(lab: RealLab, tmp_path: Path) -> None:
+    wait_for(lambda: "BackupTaken" in told(lab), "the leader has made one by itself", 40)
     archive, key = backed_up(lab, tmp_path)
     saved = ids(lab.instances())
     name = lab.katcall("backup", "create").split()[0]
@@ -94,8 +100,7 @@ def test_a_lost_control_plane_comes_back_from_a_backup(lab: RealLab, tmp_path: P
     lab.scale("web", 6)
     wait_for(lambda: lab.settled(6), "new instances are made", 40)
     assert not late & ids(lab.instances()).keys(), "no new instance has the name of one that was made after the backup"
-    reasons = {item["event"]["reason"] for item in lab.client.get("events")["items"]}
-    assert "Restored" in reasons
+    assert "Restored" in told(lab)
 
 
 def test_workers_find_a_machine_that_has_another_address(lab: RealLab, tmp_path: Path) -> None:
