@@ -313,6 +313,7 @@ def wipe(machine: Machine) -> None:
     """Lose a machine with its disk, and plug in an empty one in its place."""
     machine.power_off()
     _clear(machine)  # what the host has of it beyond the disk, which a machine of its own would have taken with it
-    remove_tree(machine.home.data(machine.node))
     machine.power_off()
-    wires.plug_in(machine.lab, machine.node)
+    machine.home.disk(machine.node).unlink(missing_ok=True)
+    remove_tree(machine.home.data(machine.node))
+    machine.plug_in()
