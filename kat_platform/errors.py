@@ -108,6 +108,12 @@ class TooLarge(InvalidInput):
     http_status = 413
 
 
+class BackupUnusable(InvalidInput):
+    """A backup that cannot be used: damaged, sealed with another key, or of a format this version does not know."""
+
+    code = "backup-unusable"
+
+
 class Rejected(InvalidInput):
     """An admission hook refused the change."""
 

@@ -32,8 +32,8 @@ real="real and not soak"
 for round in $(seq "${KAT_TEST_ROUNDS:-1}"); do
     say "tests of decisions, on all cores (round $round)"
     "$bin/pytest" -q -n auto --dist loadfile -m "not real" "${arguments[@]}" </dev/null || failed=1
-    say "tests on real parts, one after another (round $round)"
-    "$bin/pytest" -q -m "$real" "${arguments[@]}" </dev/null || failed=1
+    say "tests on real parts, two files at a time: they mostly wait (round $round)"
+    "$bin/pytest" -q -n 2 --dist loadfile -m "$real" "${arguments[@]}" </dev/null || failed=1
 done
 trap - INT TERM HUP
 clear_up

@@ -21,6 +21,7 @@ from kat_platform.agent.daemon import chosen_drivers, plugins_for
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import LocalNode, Places, load_node, remove_places, save_node
 from kat_platform.agent.membership import peer_identity
+from kat_platform.backup.key import RecoveryKey
 from kat_platform.errors import Conflict, HostNotReady, KatError, NotFound
 from kat_platform.interfaces.driver import CheckResult, ChecksHost
 from kat_platform.interfaces.store import Compare, HasMembers, Put, Store
@@ -115,8 +116,9 @@ async def init(places: Places, configuration: ClusterConfiguration, node_name: s
         authority = Authority.create(cluster_id)
         authority.save(places.pki)
         ensure_revocations(places.pki, authority)
-        certificate = _node_certificate(authority, node, places)
-        admin = _admin(authority, node)
+        RecoveryKey.create().save(places.pki)
+        certificate = issue_own(authority, node, places, _first_address(node))
+        admin = admin_of(authority, node)
         await _first_state(node, places, certificate)
         save_node(places, node)  # last: from here on the host counts as initialised
     return NewCluster(node, authority.pem().decode(), admin[0], admin[1], node.api_endpoints[0])
@@ -151,11 +153,12 @@ def undone_on_error(places: Places, tag: str) -> Iterator[None]:
         raise
 
 
-def _node_certificate(authority: Authority, node: LocalNode, places: Places) -> x509.Certificate:
+def issue_own(authority: Authority, node: LocalNode, places: Places, overlay: IPv4Address) -> x509.Certificate:
+    """Make a control-plane node's own key and certificate, where the CA's key is at hand, and write both down."""
     key = certificates.make_key()
     name = NodeName(node.cluster_id, node.node_name, node.role)
     addresses = [IPv4Address("127.0.0.1"), *(IPv4Address(a) for a in facts.underlay_addresses(frozenset()))]
-    addresses.append(_first_address(node))  # by which the store's other members will know this one
+    addresses.append(overlay)  # by which the store's other members will know this one
     domain = node.configuration.spec.cluster_domain
     certificate = authority.issue_node(key.public_key(), name, domain=domain, addresses=addresses)
     write_whole(places.key, certificates.key_pem(key))
@@ -186,11 +189,12 @@ def administrator(places: Places) -> NewCluster:
     authority = ring.get(signer)
     if authority is None:
         raise NotFound(f"{places.pki} has no key of the CA that signs", hint="run this on another control-plane node")
-    admin = _admin(authority, node)
+    admin = admin_of(authority, node)
     return NewCluster(node, trust.pem().decode(), admin[0], admin[1], node.api_endpoints[0])
 
 
-def _admin(authority: Authority, node: LocalNode) -> tuple[str, str]:
+def admin_of(authority: Authority, node: LocalNode) -> tuple[str, str]:
+    """Make an administrator's certificate and key (PEM)."""
     key = certificates.make_key()
     user = UserName(node.cluster_id, "admin", {"*": "admin"})
     certificate = authority.issue_user(key.public_key(), user)

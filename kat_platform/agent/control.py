@@ -13,12 +13,15 @@ from typing import Final
 
 import structlog
 
+from kat_platform.agent.backups import keeper_of
 from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.trust import NodeTrustKeeper
+from kat_platform.backup.key import load_or_derive
 from kat_platform.hooks.types import LeadershipChange
 from kat_platform.interfaces.scheduler import Contributions
 from kat_platform.interfaces.store import Change, Leadership
+from kat_platform.leader.backup import BackupTask
 from kat_platform.leader.controller import Controller
 from kat_platform.leader.election import Election, follow_leader
 from kat_platform.leader.notify import Notifier
@@ -62,6 +65,7 @@ class ControlPlane:
         self._own_tls, self._trust = own_tls, trust
         self.cache = StateCache(drivers.store)
         self.recorder = EventRecorder(drivers.store, now=time.time, announce=announcer.event_recorded, metrics=metrics)
+        self._backups = keeper_of(node, places, drivers, self.cache, load_or_derive(places.pki, keyring))
         self._leader_name: str | None = None
         self._contributions = Contributions()
 
@@ -112,6 +116,7 @@ class ControlPlane:
             leader_info=lambda: self._leader_name,
             metrics=self._metrics,
             events=self.recorder,
+            backups=self._backups,
             plugins_report=self._plugins_report,
         )
 
@@ -135,8 +140,11 @@ class ControlPlane:
         try:
             async with asyncio.TaskGroup() as group:
                 sweeping = group.create_task(sweeper.run(leadership), name="sweeper")
+                backups = BackupTask(self._backups, self.cache, self.recorder, self._metrics)
+                saving = group.create_task(backups.run(), name="backups")
                 await controller.lead(leadership)
                 sweeping.cancel()
+                saving.cancel()
         finally:
             notifier.stop()
 

@@ -22,7 +22,7 @@ from kat_platform.agent.node import NodeAgent
 from kat_platform.agent.renewal import Renewal
 from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.agent.watchdog import watch_loop
-from kat_platform.errors import KatError
+from kat_platform.errors import Conflict, KatError
 from kat_platform.interfaces.driver import Capability, Driver, DriverContext
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.identity import NodeName
@@ -51,6 +51,15 @@ def plugins_for(node: LocalNode, places: Places) -> Plugins:
     return load_plugins(chosen_drivers(node.configuration), spec.plugin_config, context, Catalog.read())
 
 
+def refuse_unfinished(places: Places) -> None:
+    """Raise ``Conflict`` on a node whose recovery was interrupted: its state is not to be acted on."""
+    if places.unfinished.exists():
+        raise Conflict(
+            f"a recovery of this node was interrupted ({places.unfinished} is there)",
+            hint="run 'kat-agent recover --from-backup' once more",
+        )
+
+
 class Daemon:
     """One running agent."""
 
@@ -65,6 +74,7 @@ class Daemon:
         refuse_left(self._places)
         self._lock.acquire()
         try:
+            refuse_unfinished(self._places)
             plugins = plugins_for(self._node, self._places)
             await self._serve(plugins)
         finally:

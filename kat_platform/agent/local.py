@@ -24,6 +24,7 @@ NODE_FILE: Final = "node.json"
 PENDING_FILE: Final = "pending-cluster.json"
 LEAVING_FILE: Final = "leaving"
 GIVEN_FILE: Final = "endpoint.json"
+UNFINISHED_FILE: Final = "recovering.json"
 
 
 class Membership(StrEnum):
@@ -95,6 +96,15 @@ class Places:
         """An endpoint of the cluster given with ``kat-agent endpoint``; see ``agent.given``."""
         return self.data / GIVEN_FILE
 
+    @property
+    def unfinished(self) -> Path:
+        """Is there while a node is being made from a backup, and stays when that was interrupted."""
+        return self.data / UNFINISHED_FILE
+
+    def driver_data(self, capability: Capability, name: str) -> Path:
+        """The folder of a driver's own that outlives reboots."""
+        return self.data / "drivers" / f"{capability.value}-{name}"
+
     def rebased(self, configured: str, data_path: str) -> Path:
         """Give where a folder of the configuration is on this node.
 
@@ -109,7 +119,8 @@ class Places:
 
     def context(self, node: LocalNode, capability: Capability, name: str) -> DriverContext:
         """Make a driver's context with folders of its own."""
-        data = private_folder(private_folder(self.data / "drivers") / f"{capability.value}-{name}")
+        private_folder(self.data / "drivers")
+        data = private_folder(self.driver_data(capability, name))
         private_folder(RUN_BASE)
         run = private_folder(private_folder(self.run(node.tag)) / capability.value)
         return DriverContext(node.node_name, data, run, node.tag)

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 
 from kat_platform.agent.local import LocalNode, Membership, Places
+from kat_platform.backup.key import RecoveryKey
 from kat_platform.errors import Conflict, InvalidInput, KatError
 from kat_platform.interfaces.store import HasMembers, Member, PeerIdentity, Store
 from kat_platform.pki import certificates
@@ -59,9 +60,7 @@ def peer_identity(node: LocalNode, places: Places, address: IPv4Address, *, reac
 
 def ready_files(places: Places) -> None:
     """Make what a member needs beside its certificate: the list of those it must refuse."""
-    authority = Keyring.load(places.pki).get()
-    assert authority is not None  # load() gives at least one
-    ensure_revocations(places.pki, authority)
+    ensure_revocations(places.pki, Keyring.load(places.pki).first)
 
 
 class StoreMember:
@@ -108,10 +107,14 @@ class StoreMember:
         log.info("store member", state=state.value, address=str(self._address))
 
     def _take_secrets(self, answer: dict[str, Any]) -> None:
-        """Keep the CA's key (all of them, while it changes), after seeing that this node trusts that CA."""
+        """Keep the CA's key (all of them, while it changes), after seeing that this node trusts that CA; and that of
+        backups, which a control plane of an older version does not have.
+        """
         keys = str(answer["caKey"]).encode()
         matching(read_public(self._places.pki / CERTIFICATE_FILE), keys)
         write_whole(self._places.pki / KEY_FILE, keys)
+        if "backupKey" in answer:
+            RecoveryKey.decode(str(answer["backupKey"])).save(self._places.pki)
 
 
 def _member(found: Any) -> Member:

@@ -11,14 +11,16 @@ from ipaddress import IPv4Address
 
 import structlog
 
-from kat_platform.agent.daemon import plugins_for
+from kat_platform.agent.daemon import plugins_for, refuse_unfinished
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, load_node
 from kat_platform.agent.membership import peer_identity, ready_files
+from kat_platform.backup.key import RecoveryKey, load_or_derive
 from kat_platform.errors import Conflict, HostNotReady, NotSupportedYet
 from kat_platform.interfaces.store import HasMembers, Store, SurvivesAlone
 from kat_platform.model.node import NodeRecord, NodeRole
 from kat_platform.model.view import NodeItem
+from kat_platform.pki.keyring import Keyring
 from kat_platform.state import keys
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,15 @@ def refuse_unfit(node: LocalNode) -> None:
         )
 
 
+def recovery_key(node: LocalNode, places: Places) -> RecoveryKey:
+    """Give the key that opens the cluster's backups; raises ``Conflict`` on a worker, which has none."""
+    if node.role is not NodeRole.CONTROL_PLANE:
+        raise Conflict(
+            f"node '{node.node_name}' is a worker: it has no recovery key", hint="run this on a control-plane node"
+        )
+    return load_or_derive(places.pki, Keyring.load(places.pki))
+
+
 async def recover(places: Places) -> Recovered:
     """Make this node the only member of the store, keeping its data. The agent must not run. Safe to repeat."""
     node = load_node(places)
@@ -54,6 +65,7 @@ async def recover(places: Places) -> Recovered:
     lock = AgentLock(places)
     lock.acquire()
     try:
+        refuse_unfinished(places)
         store = plugins_for(node, places).drivers.store
         if not isinstance(store, SurvivesAlone):
             raise NotSupportedYet(

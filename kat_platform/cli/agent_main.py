@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from kat_platform.cli.leave import leave
 from kat_platform.errors import KatError, UsageError
 
 if TYPE_CHECKING:
+    from kat_platform.agent.local import Places
     from kat_platform.model.cluster import ClusterConfiguration
 
 DEFAULT_DATA_PATH: Final = "/var/lib/kat"
@@ -84,7 +86,8 @@ def init(config: Path | None, name: str | None, data_path: Path | None) -> None:
     )
     click.echo(f"initialised: node '{made.node.node_name}' of cluster '{made.node.cluster_id}' in {places.data}")
     click.echo(f"katcall's context is in {where}")
-    click.echo("note: backups are not made yet; keep copies of what the volumes hold")
+    click.echo("keep the recovery key away from this machine: 'kat-agent backup-key' prints it, and only with it can")
+    click.echo("backups be opened when the machine is lost. What the volumes hold is not in them")
     click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
 
 
@@ -142,32 +145,116 @@ def configure(config: Path, data_path: Path | None) -> None:
     click.echo("the agent takes this configuration into use at its next start, and then the cluster's is the same")
 
 
+@cli.command("backup-key")
+@_data_path
+def backup_key(data_path: Path | None) -> None:
+    """Print the recovery key, which opens this cluster's backups. Control-plane nodes only."""
+    from kat_platform.agent.local import Places, load_node
+    from kat_platform.agent.recover import recovery_key
+
+    places = Places(_data(data_path))
+    key = recovery_key(load_node(places), places)
+    click.echo(key.text)
+    click.echo(
+        f"recovery key {key.id}: opens the cluster's backups, so keep it secret, and away from the machines", err=True
+    )
+
+
 @cli.command()
 @click.option("--force-new-cluster", is_flag=True, help="Go on alone, with the state as this node has it.")
+@click.option("--from-backup", type=click.Path(path_type=Path, dir_okay=False), help="Go on with this archive.")
+@click.option("--key-file", type=click.Path(path_type=Path), help="File with the recovery key; - reads stdin.")
+@click.option("--name", help="On an empty machine: which lost control-plane node it is. Default: who made the archive.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_data_path
-def recover(force_new_cluster: bool, yes: bool, data_path: Path | None) -> None:
-    """Bring the control plane back when most of its nodes are lost for good. The agent must be stopped."""
-    from kat_platform.agent.local import Places, load_node
+def recover(
+    force_new_cluster: bool,
+    from_backup: Path | None,
+    key_file: Path | None,
+    name: str | None,
+    yes: bool,
+    data_path: Path | None,
+) -> None:
+    """Bring the control plane back when most of its nodes, or all, are lost for good. The agent must be stopped."""
+    from kat_platform.agent.local import Places
+
+    places = Places(_data(data_path))
+    if force_new_cluster is (from_backup is not None):
+        raise UsageError(
+            "say how: --force-new-cluster makes this node go on alone, with the state as it has it;"
+            " --from-backup FILE goes on with a backup"
+        )
+    if from_backup is not None:
+        _recover_from_backup(places, from_backup, key_file, name, yes)
+        return
+    if key_file is not None or name is not None:
+        raise UsageError("--key-file and --name go with --from-backup")
+    _recover_alone(places, yes)
+
+
+def _recover_alone(places: Places, yes: bool) -> None:
+    from kat_platform.agent.local import load_node
     from kat_platform.agent.recover import recover as go_on_alone
     from kat_platform.agent.recover import refuse_unfit
 
-    if not force_new_cluster:
-        raise UsageError("say how: --force-new-cluster makes this node go on alone, with the state as it has it")
-    places = Places(_data(data_path))
     node = load_node(places)
     refuse_unfit(node)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("without a terminal nothing is changed unless --yes is given")
-        click.echo("What only the lost control-plane nodes had acknowledged is gone after this.")
-        click.echo("They must never start again with their data: there would be two clusters.")
-        click.confirm(f"Make '{node.node_name}' the only control-plane node?", abort=True)
+    _confirm(
+        yes,
+        f"Make '{node.node_name}' the only control-plane node?",
+        "What only the lost control-plane nodes had acknowledged is gone after this.",
+        "They must never start again with their data: there would be two clusters.",
+    )
     made = asyncio.run(go_on_alone(places))
-    click.echo(f"recovered: '{made.node}' is the only member of the store, at revision {made.revision}")
+    _tell_recovered(made.node, made.revision, made.lost)
+
+
+def _recover_from_backup(places: Places, archive: Path, key_file: Path | None, name: str | None, yes: bool) -> None:
+    from kat_platform.agent.restore import carry_out, plan
+    from kat_platform.backup.key import RecoveryKey
+    from kat_platform.cli.context import add_context
+
+    key = None if key_file is None else RecoveryKey.decode(_text_of(key_file))
+    wanted = asyncio.run(plan(places, archive, key, name))
+    made_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(wanted.checked.header.created_at))
+    _confirm(
+        yes,
+        f"Make this machine '{wanted.node.node_name}', the only control-plane node of '{wanted.node.cluster_id}'?",
+        f"The archive is of {made_at}: what was changed in the cluster since then is gone after this.",
+        "Lost control-plane nodes must never start again with their data: there would be two clusters.",
+    )
+    made = asyncio.run(carry_out(places, wanted))
+    if made.aside is not None:
+        click.echo(f"the store that was here is in {made.aside}")
+    if made.access is not None:
+        new = made.access
+        where = add_context(new.node.cluster_id, server=new.server, ca=new.ca, certificate=new.certificate, key=new.key)
+        click.echo(f"katcall's context is in {where}")
+    _tell_recovered(made.node.node_name, made.settled.revision, made.settled.lost)
+
+
+def _tell_recovered(node: str, revision: int, lost: tuple[str, ...]) -> None:
+    click.echo(f"recovered: '{node}' is the only member of the store, at revision {revision}")
     click.echo("next: start the agent with 'kat-agent run' (or its systemd unit)")
-    for name in made.lost:
+    for name in lost:
         click.echo(f"then: katcall node remove {name} --force   (and 'kat-agent reset' on it, should it come back)")
+
+
+def _confirm(yes: bool, question: str, *warnings: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("without a terminal nothing is changed unless --yes is given")
+    for line in warnings:
+        click.echo(line)
+    click.confirm(question, abort=True)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
 
 
 @cli.command()
@@ -187,6 +274,7 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
         if not sys.stdin.isatty():
             raise UsageError("without a terminal nothing is removed unless --yes is given")
         click.confirm(f"Remove node '{node.node_name}' with all its containers?", abort=True)
+    backups = places.rebased(node.configuration.spec.backup_path, node.configuration.spec.data_path)
     problems = asyncio.run(take_away(places, keep_volumes=not delete_volumes, progress=click.echo))
     for problem in problems:
         click.echo(f"not removed: {problem}", err=True)
@@ -196,6 +284,8 @@ def reset(data_path: Path | None, yes: bool, delete_volumes: bool) -> None:
     remove_context(node.cluster_id)
     for path in kept_paths(places, node, keep_volumes=not delete_volumes):
         click.echo(f"kept: {path}")
+        if path == backups:
+            click.echo("      (opens only with the recovery key, which is not on this machine any more)")
     click.echo("nothing else of KAT is left on this machine")
 
 

@@ -131,6 +131,17 @@ def kill(node: str, part: str, lab_name: str) -> None:
     click.echo(f"{node}: killed" if part == "all" else f"{node}: {part} killed")
 
 
+@lab.command("wipe")
+@_node
+@_lab
+def wipe(node: str, lab_name: str) -> None:
+    """Lose a node with its disk, and have an empty machine in its place, without an agent."""
+    from kat_platform.lab.build import wipe as lose
+
+    lose(_machine(lab_name, node))
+    click.echo(f"{node}: an empty machine now; 'katcall lab exec {node}' runs commands on it")
+
+
 @lab.command("stop")
 @_node
 @_part

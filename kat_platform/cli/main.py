@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "explain": ("explain", "Say what a field of a document means."),
     "node": ("node", "Look at nodes, and keep instances off them."),
     "plugin": ("plugin", "Look at plugins, and check them."),
+    "backup": ("backup", "Make, list, try and fetch backups of the cluster's state."),
     "token": ("token", "Make and withdraw tokens: of the API, and to join machines."),
     "ca": ("ca", "Look at the cluster's CA, and change it."),
     "context": ("contexts", "Choose the cluster to talk to."),
@@ -44,9 +45,7 @@ COMMANDS: Final = {
 
 ALIASES: Final = {"ls": "get", "ps": "get"}
 
-LATER: Final = frozenset(
-    {"backup", "cp", "cron", "debug", "job", "port-forward", "rebalance", "secret", "top", "volume"}
-)
+LATER: Final = frozenset({"cp", "cron", "debug", "job", "port-forward", "rebalance", "secret", "top", "volume"})
 """Commands of the specification that this version does not have."""
 
 

@@ -169,3 +169,14 @@ class CountsConnections(Protocol):
 
     async def open_connections(self, address: IPv4Address) -> int:
         """Count the established TCP connections from elsewhere to ``address``."""
+
+
+@runtime_checkable
+class MovesKey(Protocol):
+    """A network whose key can go to another machine, which takes a lost node's place: the peers need learn nothing."""
+
+    async def secret(self) -> bytes:
+        """Give what the node's public key comes from, making it on first use. For sealed backups only."""
+
+    async def take_secret(self, secret: bytes) -> None:
+        """Take what ``secret`` gave on the lost node, before ``configure``. Raises ``Conflict`` over another key."""

@@ -307,3 +307,13 @@ def switch_on(machine: Machine) -> None:
         machine.home.save(lab)
         machine = Machine(machine.home, lab, lab.find(machine.node.name))
     machine.start()
+
+
+def wipe(machine: Machine) -> None:
+    """Lose a machine with its disk, and plug in an empty one in its place."""
+    machine.power_off()
+    _clear(machine)  # what the host has of it beyond the disk, which a machine of its own would have taken with it
+    machine.power_off()
+    machine.home.disk(machine.node).unlink(missing_ok=True)
+    remove_tree(machine.home.data(machine.node))
+    machine.plug_in()

@@ -309,10 +309,14 @@ def _fresh(
 
 
 def fresh_id(state: ClusterState, ns: str, workload: str, salt: str) -> str:
-    """Give an id no instance has: deterministic in the state's revision, so that a pass can be repeated."""
+    """Give an id no instance has: deterministic in the state's revision, so that a pass can be repeated.
+
+    After a restore from a backup the revisions come a second time: the id of that restore sets them apart, or a new
+    instance could have the name of one that a node still runs.
+    """
     attempt = 0
     while True:
-        text = f"{ns}/{workload}/{salt}/{state.revision}/{attempt}"
+        text = f"{ns}/{workload}/{salt}/{state.restored}{state.revision}/{attempt}"
         number = int.from_bytes(sha256(text.encode()).digest()[:8])
         letters = ""
         for _ in range(5):

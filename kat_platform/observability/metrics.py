@@ -44,6 +44,8 @@ SPECS: Final = (
     Spec("kat_leader_round_seconds", "histogram", "Time of one round of the controllers."),
     Spec("kat_leader_changes_total", "counter", "Changes the leader has committed.", ("change",)),
     Spec("kat_leader_conflicts_total", "counter", "Commits that lost against another writer."),
+    Spec("kat_backup_good_seconds", "gauge", "When the newest backup was last found to hold the state (Unix time)."),
+    Spec("kat_backup_failures_total", "counter", "Backups of the leader that failed."),
     Spec("kat_scheduler_seconds", "histogram", "Time of one batch in the scheduler."),
     Spec("kat_scheduler_placed_total", "counter", "Instances given a node."),
     Spec("kat_scheduler_unplaceable", "gauge", "Instances no node takes now."),

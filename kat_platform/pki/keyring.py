@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
-from kat_platform.errors import InvalidInput
+from kat_platform.errors import InvalidInput, NotFound
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority
 from kat_platform.pki.files import read_private, read_public, write_whole
@@ -38,6 +38,14 @@ class Keyring:
         if not fingerprint:
             return next(iter(self._held.values()), None)
         return self._held.get(fingerprint)
+
+    @property
+    def first(self) -> Authority:
+        """The oldest CA whose key is here; raises ``NotFound`` when there is none."""
+        found = self.get()
+        if found is None:
+            raise NotFound("there is no CA's key on this node")
+        return found
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -134,11 +134,4 @@ def parse_cluster(text: str | bytes, filename: str = "cluster.kat") -> ClusterCo
         raise QuadletInvalid(problems)
     document = parsed[0].document
     assert isinstance(document, ClusterConfiguration)  # the only kind that was asked for
-    for name in ("backup_interval_minutes", "backup_retention"):
-        field = type(document.spec).model_fields[name]
-        if getattr(document.spec, name) != field.default:
-            text = f"backups are not supported yet, so this would do nothing: leave it at {field.default} or remove it"
-            problems.append(parsed[0].problem(("spec", field.alias or name), text))
-    if problems:
-        raise QuadletInvalid(problems)
     return document

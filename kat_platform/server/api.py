@@ -12,6 +12,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp import web
 
+from kat_platform.backup.keeper import BackupKeeper
 from kat_platform.errors import Unavailable
 from kat_platform.interfaces.auth import Auth, Identity, Verb
 from kat_platform.interfaces.scheduler import Contributions, Scheduler
@@ -68,6 +69,8 @@ class ServerDeps:
     metrics: Metrics = field(default_factory=Metrics)
     events: EventRecorder | None = None
     """The process's recorder; it must be running. Without one the server runs its own."""
+    backups: BackupKeeper | None = None
+    """The backups of the node."""
     plugins_report: Callable[[], Any] = dict
     """What is installed, chosen and refused, as JSON."""
     now: Callable[[], float] = time.time

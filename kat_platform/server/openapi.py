@@ -109,6 +109,17 @@ _JOIN_TOKEN: Final[dict[str, Any]] = {
     "former": _BOOLEAN,
     "usedBy": _array(_STRING),
 }
+_BACKUP: Final[dict[str, Any]] = {
+    "kind": _STRING,
+    "name": _STRING,
+    "node": _STRING,
+    "size": _INTEGER,
+    "createdAt": {"type": "number"},
+    "createdBy": _STRING,
+    "revision": _INTEGER,
+    "version": _STRING,
+    "keyId": _STRING,
+}
 _VERDICT: Final = _object(("filter", "passed"), filter=_STRING, passed=_BOOLEAN, reason=_STRING, remedy=_STRING)
 _WHY_NODE: Final = _object(
     ("node", "fits", "verdicts"),
@@ -129,6 +140,8 @@ _NO_MATCH: Final = frozenset(
         "Vote",
         "CaStatus",
         "UserCertificate",
+        "Backup",
+        "Verified",
     }
 )
 """Answers of routes that change no object with an ETag."""
@@ -194,7 +207,20 @@ _ANSWERS: Final[dict[str, Any]] = {
         cluster={"type": "object"},
         nodes=_array({"type": "object"}),
     ),
-    "Membership": _object(("members", "caKey"), members=_array({"type": "object"}), caKey=_STRING),
+    "Membership": _object(("members", "caKey"), members=_array({"type": "object"}), caKey=_STRING, backupKey=_STRING),
+    "Backup": _object(("name", "node"), **_BACKUP),
+    "BackupList": _object(
+        ("node", "items"), node=_STRING, keyId=_STRING, items=_array(_object(("name", "node"), **_BACKUP))
+    ),
+    "Verified": _object(
+        ("name", "keys"),
+        name=_STRING,
+        node=_STRING,
+        keys=_INTEGER,
+        revision=_INTEGER,
+        exact=_BOOLEAN,
+        seconds={"type": "number"},
+    ),
     "Vote": _object(("voting",), voting={"type": "boolean"}),
     "Renewed": _object(("certificate", "ca"), certificate=_STRING, ca=_STRING),
     "LogLine": _object(

@@ -35,6 +35,9 @@ class ClusterState:
 
     revision: int = 0
     """Of the store: everything up to it is in here."""
+    restored: str = ""
+    """Id of the last restore from a backup, empty when there was none. The store's revision went back then, so what
+    is to be new must not be named by the revision alone."""
     configuration: ClusterConfiguration | None = None
     nodes: Mapping[str, NodeRecord] = field(default_factory=dict)
     reports: Mapping[str, NodeReport] = field(default_factory=dict)
@@ -78,6 +81,10 @@ class _Table:
 
 def _vip(data: bytes) -> str:
     return str(json.loads(data)["address"])
+
+
+def _restored(data: bytes) -> str:
+    return str(json.loads(data)["id"])
 
 
 def _pin(data: bytes) -> str:
@@ -135,6 +142,8 @@ def advance(state: ClusterState, changes: Iterable[Change], revision: int) -> Cl
             touched["configuration"] = None if deleted else _read(key, entry.value, ClusterConfiguration.from_json)
         elif key == keys.TRUST:
             touched["trust"] = None if deleted else _read(key, entry.value, TrustRecord.from_json)
+        elif key == keys.RESTORED:
+            touched["restored"] = "" if deleted else _read(key, entry.value, _restored) or ""
         else:
             _fold(state, touched, key, None if deleted else entry.value)
     if "alive" in touched:

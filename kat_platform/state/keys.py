@@ -12,6 +12,7 @@ ROOT = "/kat/v1/"
 
 CLUSTER = ROOT + "cluster"  # the configuration; API
 IDENTITY = ROOT + "identity"  # the cluster's id and format version; init
+RESTORED = ROOT + "restored"  # when the state was last restored from a backup: {"id", "at", ...}; recover
 ELECTION = ROOT + "leader"  # the store's election
 NODES = ROOT + "nodes/"  # NodeRecord; join, operator, leader (subnet)
 NODE_REPORTS = ROOT + "reports/"  # NodeReport; that node's agent, through the API

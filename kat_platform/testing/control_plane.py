@@ -13,6 +13,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+from kat_platform.agent.backups import view_of
+from kat_platform.backup.archive import Manifest
+from kat_platform.backup.keeper import BackupKeeper, Surroundings
+from kat_platform.backup.key import RecoveryKey
 from kat_platform.interfaces.auth import Auth
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.identity import NodeName, UserName
@@ -45,6 +49,7 @@ class ControlPlane:
         self._more = dict(more or {})
         self._following: asyncio.Task[None] | None = None
         self.server: ApiServer
+        self.backups: BackupKeeper
 
     @property
     def url(self) -> str:
@@ -61,6 +66,7 @@ class ControlPlane:
         node = NodeName(CLUSTER_ID, self.node, NodeRole.CONTROL_PLANE)
         certificate, key = self.issue_node(node)
         tls = server_context(self.authority.pem(), certificate, key)
+        self.backups = self._keeper()
         deps = ServerDeps(
             store=self.store,
             cache=self.cache,
@@ -69,9 +75,28 @@ class ControlPlane:
             tls=tls,
             keyring=Keyring((self.authority,)),
             leader_info=lambda: self.node,
+            backups=self.backups,
         )
         self.server = ApiServer(replace(deps, **self._more))
         await self.server.start("127.0.0.1", 0)
+
+    def _keeper(self) -> BackupKeeper:
+        async def manifest() -> Manifest:
+            files = {"ca.pem": self.authority.pem().decode(), "ca.key": "kept for the test's end"}
+            return Manifest(ca_files=files, view=view_of(await self.cache.synced()))
+
+        return BackupKeeper(
+            Surroundings(
+                node=self.node,
+                cluster_id=CLUSTER_ID,
+                store=self.store,
+                key=RecoveryKey.create(),
+                folder=lambda: self.folder / "backups",
+                retention=lambda: 3,
+                manifest=manifest,
+                scratch=lambda _folder: MemoryStore(),
+            )
+        )
 
     async def stop(self) -> None:
         """Stop everything."""

@@ -38,6 +38,12 @@ def run(*command: str, check: bool = True, timeout: float = 60, **more: Any) -> 
     return done.stdout
 
 
+def outcome(*command: str, timeout: float = 60, **more: Any) -> tuple[int, str]:
+    """Run a command that may fail; gives its exit code and all that it says, its output first."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **more)
+    return done.returncode, done.stdout + done.stderr
+
+
 def alive(pid: int | None) -> bool:
     """Tell whether a process is there and no zombie."""
     if pid is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -16,13 +17,13 @@ from typing import Any
 import pytest
 
 from kat_platform.cli import context as contexts
-from kat_platform.cli.client import Client
+from kat_platform.cli.client import Client, at
 from kat_platform.lab.machine import unmount_below
 from kat_platform.quadlet.archive import pack_files
 
 from . import host, images, site
 from .host import wait_for
-from .quadlets import web
+from .quadlets import API, web
 
 
 class RealLab:
@@ -181,6 +182,30 @@ def several(folder: Path) -> Iterator[Callable[[], RealLab]]:
         unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
     assert not left, left
+
+
+def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
+    """Run kat-agent on a node; gives what it prints, its errors too."""
+    data = str(lab.folder / lab.name / node / "data")
+    line = ("lab", "exec", "--name", lab.name, node, "--", sys.executable, "-P", "-m", "kat_platform.cli.agent_main")
+    program = (sys.executable, "-P", "-m", "kat_platform.cli.main", *line, *words, "--data-path", data)
+    code, said = host.outcome(*program, env=lab.environment)
+    assert (code == 0) is check, f"{words}: {code} {said}"
+    return said
+
+
+def backed_up(lab: RealLab, folder: Path) -> tuple[Path, Path]:
+    """Make a backup and fetch it with its key; gives both files."""
+    archive, key = folder / f"{lab.name}.katbackup", folder / f"{lab.name}.key"
+    lab.katcall("backup", "create", "--context", f"lab-{lab.name}", "-o", str(archive))
+    key.write_text(agent(lab, "n1", "backup-key").splitlines()[0])
+    return archive, key
+
+
+def add_namespace(lab: RealLab, name: str) -> None:
+    """Write something that one can look for later."""
+    body = {"apiVersion": API, "kind": "Namespace", "metadata": {"name": name}, "spec": {}}
+    lab.client.request("PUT", at("namespaces", name), body=json.dumps(body).encode())
 
 
 _SNIFF = """

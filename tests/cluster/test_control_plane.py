@@ -20,6 +20,7 @@ from kat_platform.errors import KatError
 from kat_platform.quadlet.archive import pack_files
 
 from .host import wait_for
+from .lab import add_namespace, agent, backed_up
 from .quadlets import API, document, workload
 from .test_lab import RealLab, make_lab
 
@@ -169,6 +170,12 @@ def unharmed(lab: Trio) -> Iterator[Writer]:
         lab.client.request("DELETE", at("namespaces", name))
 
 
+@pytest.fixture(scope="module")
+def archive(shared: Trio, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, int]]:
+    """A backup, made while all three are there, and the web servers that ran on n1 then."""
+    return backed_up(shared, tmp_path_factory.mktemp("backup"))[0], shared.served("n1")
+
+
 def next_leader(lab: Trio, old: str, since: float) -> float:
     """Wait until the others have another leader that acts; gives the seconds that took."""
     others = [node for node in NODES if node != old]
@@ -246,6 +253,17 @@ def test_all_nodes_lose_power_and_come_back(lab: Trio) -> None:
     wait_for(lambda: lab.settled(3), "everything runs again", 60)
 
 
+def test_every_node_opens_every_backup_and_none_is_used_while_the_cluster_runs(
+    lab: Trio, archive: tuple[Path, dict[int, int]]
+) -> None:
+    assert len({agent(lab, node, "backup-key").splitlines()[0] for node in NODES}) == 1
+    add_namespace(lab, "after-the-backup")
+    lab.lab("stop", "--only", "agent", "n1")
+    said = agent(lab, "n1", "recover", "--from-backup", str(archive[0]), "--yes", check=False)
+    assert "the cluster runs" in said, "two of three have a quorum"
+    lab.lab("start", "n1")
+
+
 def test_one_survivor_goes_on_alone_and_the_control_plane_grows_again(lab: Trio) -> None:
     for node in ("n2", "n3"):
         lab.lab("kill", node)
@@ -261,3 +279,28 @@ def test_one_survivor_goes_on_alone_and_the_control_plane_grows_again(lab: Trio)
         alone.request("DELETE", at("nodes", node), params={"force": True})
     assert [item["name"] for item in alone.get("nodes", consistent=True)["items"]] == ["n1"]
     assert {item["name"] for item in alone.get("namespaces", "default", "workloads")["items"]} == {"web"}
+
+
+def test_or_it_goes_on_with_a_backup(shared: Trio, archive: tuple[Path, dict[int, int]]) -> None:
+    lab, (file, before) = shared, archive
+    for node in ("n2", "n3"):
+        lab.lab("kill", node)
+    lab.lab("stop", "--only", "agent", "n1")
+    said = agent(lab, "n1", "recover", "--from-backup", str(file), "--yes")
+    assert "katcall node remove n2 --force" in said
+    assert "the store that was here is in" in said
+    lab.lab("start", "n1")
+    alone = lab.through("n1")
+    wait_for(lambda: lab.leader("n1") == "n1", "it leads", 30)
+    names = {item["name"] for item in alone.get("namespaces", consistent=True)["items"]}
+    assert {"default", "quiet"} <= names - {"after-the-backup"} == names, "what came after the backup is gone"
+    for node in ("n2", "n3"):
+        alone.request("DELETE", at("nodes", node), params={"force": True})
+    assert [item["name"] for item in alone.get("nodes", consistent=True)["items"]] == ["n1"]
+
+    def all_here() -> bool:
+        found = alone.get("namespaces", "default", "instances")["items"]
+        return [item["node"] for item in found if item["ready"]] == ["n1"] * 3
+
+    wait_for(all_here, "everything runs on the survivor", 40)
+    assert lab.served("n1").items() >= before.items(), "a container was started anew"

@@ -156,7 +156,9 @@ def test_a_simultaneous_update_stops_all_before_it_starts_any(place: Place):
     new = place.instances("web")
     assert not any(host.alive(pid) for pid, _ in old.values())
     assert {item["record"]["revision"] for item in new} == {2}
-    stopped = [e["lastAt"] for e in place.node.events(place.name, "Stopping")]
+    stopped = wait_for(
+        lambda: [e["lastAt"] for e in place.node.events(place.name, "Stopping")], "that they were stopped is told", 10
+    )
     started = [i["status"]["startedAt"] for i in new]
     assert max(stopped) <= min(started)
     assert fetch(place.node.space, place.node.virtual_ip(place.name, "web"), 80) == (200, "two\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from kat_platform.server.routes import (
+    backups,
     ca,
     collections,
     configuration,
@@ -35,6 +36,7 @@ ALL: Final[tuple[Route, ...]] = (
     *nodes.ROUTES,
     *configuration.ROUTES,
     *tokens.ROUTES,
+    *backups.ROUTES,
     *join.ROUTES,
     *ca.ROUTES,
     *members.ROUTES,

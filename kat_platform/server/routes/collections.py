@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from kat_platform.errors import NotFound
+from kat_platform.errors import Compacted, NotFound
 from kat_platform.server import index, render
 from kat_platform.server.api import Api
 from kat_platform.server.index import Ref
@@ -47,11 +47,26 @@ def _many(collection: str) -> Handler:
         if collection == index.REVISIONS and (match["ns"], match["name"]) not in api.state.workloads:
             raise NotFound(f"there is no workload '{match['name']}' in namespace '{match['ns']}'")
         if flag(request, "watch"):
-            return await watch(request, api.streams, api.objects, wanted, whole(request, "fromRevision"))
+            since = whole(request, "fromRevision")
+            await _refuse_future(api, since)
+            return await watch(request, api.streams, api.objects, wanted, since)
         bodies = [body for ref in api.objects.find(wanted) if (body := api.objects.get(ref)) is not None]
         return answer(b'{"revision":%d,"items":[%s]}' % (api.state.revision, b",".join(bodies)))
 
     return find
+
+
+async def _refuse_future(api: Api, since: int | None) -> None:
+    """Raise ``Compacted`` for a revision that the state has not reached, also after this server has caught up: the
+    watcher has seen a state that is no more, because the cluster was restored from a backup since."""
+    if since is None or since <= api.state.revision:
+        return
+    await api.fresh()
+    if since > api.state.revision:
+        raise Compacted(
+            f"the state is at revision {api.state.revision}, before {since}: it was restored from a backup",
+            hint="list again and watch from there",
+        )
 
 
 async def one_revision(request: web.Request, api: Api) -> web.StreamResponse:

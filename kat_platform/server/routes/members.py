@@ -24,7 +24,8 @@ _PATH: Final = f"{PREFIX}/nodes/{{name}}/membership"
 
 
 async def enrol(request: web.Request, api: Api) -> web.StreamResponse:
-    """Announce a node's member to the others, without a vote; hands over the CA's key, which the node then needs."""
+    """Announce a node's member to the others, without a vote; hands over the keys that the node then needs: the CA's,
+    and the one that backups are sealed with."""
     record, store = await _own_record(request, api), _members_of(api)
     url = _url(api, record)
     known = (await api.deps.store.store_status()).members
@@ -35,9 +36,10 @@ async def enrol(request: web.Request, api: Api) -> web.StreamResponse:
     log.info("store-member-announced", node=record.name, url=url)
     authority_of(api)  # which refuses on a server without the signing CA's key
     assert api.deps.keyring is not None  # so there is one
-    return answer_json(
-        {"members": [_shown(member) for member in members], "caKey": api.deps.keyring.key_pem().decode()}
-    )
+    made = {"members": [_shown(member) for member in members], "caKey": api.deps.keyring.key_pem().decode()}
+    if api.deps.backups is not None:
+        made["backupKey"] = api.deps.backups.key.text
+    return answer_json(made)
 
 
 async def vote(request: web.Request, api: Api) -> web.StreamResponse:

@@ -252,10 +252,12 @@ class MemoryStore:
     # --- the whole --------------------------------------------------------------------------------------
 
     async def snapshot(self) -> AsyncGenerator[bytes, None]:
-        """Stream all keys as lines of JSON."""
+        """Stream all keys as lines of JSON, but those of leases: they do not outlive this process."""
         state = self._use()
         yield json.dumps({"revision": state.revision}).encode() + b"\n"
         for entry in state.select("", prefix=True):
+            if entry.lease:
+                continue
             line = [entry.key, b64encode(entry.value).decode(), entry.revision, entry.created, entry.version]
             yield json.dumps(line).encode() + b"\n"
 

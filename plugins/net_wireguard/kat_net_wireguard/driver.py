@@ -97,6 +97,14 @@ class WireGuardNetwork:
         """Give the node's public key, making the private one on first use."""
         return keys.public_of(await self._thread(keys.load_or_make, self._context.data_dir))
 
+    async def secret(self) -> bytes:
+        """Give the private key, for a sealed backup."""
+        return await self._thread(keys.load_or_make, self._context.data_dir)
+
+    async def take_secret(self, secret: bytes) -> None:
+        """Take over the private key of the node whose place this machine takes."""
+        await self._thread(keys.take, self._context.data_dir, secret)
+
     async def configure(self, network: NodeNetwork) -> None:
         """Make gateway, tunnel, routes and base rules; what stands is adopted."""
         if not network.subnet.subnet_of(network.cluster_cidr) or network.service_cidr.overlaps(network.cluster_cidr):

@@ -16,7 +16,7 @@ from kat_net_wireguard.conntrack import Connection, Flow
 from kat_net_wireguard.mesh import PeerChange
 from kat_net_wireguard.names import Names
 
-from kat_platform.errors import InvalidValue, NetworkFailure
+from kat_platform.errors import Conflict, InvalidValue, NetworkFailure
 
 KEY = bytes(range(32))
 
@@ -45,6 +45,22 @@ def test_the_key_is_private_stays_and_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "private.key").write_text("rubbish")
     with pytest.raises(NetworkFailure, match="not a WireGuard key"):
         keys.load_or_make(tmp_path)
+
+
+def test_a_key_moves_to_an_empty_machine_and_never_over_another(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    secret = keys.load_or_make(old)
+    keys.take(new, secret)
+    keys.take(new, secret)
+    assert keys.load_or_make(new) == secret
+    assert (new / keys.KEY_FILE).stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Conflict, match="another key"):
+        keys.take(new, bytes(32))
+    with pytest.raises(InvalidValue):
+        keys.take(new, b"short")
+    assert keys.load_or_make(new) == secret
 
 
 NETWORKS = frozenset({IPv4Network("10.100.2.0/24"), IPv4Network("10.100.1.0/24")})

@@ -11,6 +11,7 @@ from kat_platform.agent.journal import Journal
 from kat_platform.agent.local import LocalNode, Membership, Places
 from kat_platform.agent.membership import StoreMember
 from kat_platform.agent.recover import refuse_unfit
+from kat_platform.backup.key import RecoveryKey, load_or_derive
 from kat_platform.errors import Conflict, InvalidInput, Unavailable
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.meta import Metadata
@@ -18,6 +19,7 @@ from kat_platform.model.node import NodeRole
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import private_folder, read_private
+from kat_platform.pki.keyring import Keyring
 from kat_platform.testing.fakes.store import MemoryStore
 
 OWN = IPv4Address("10.100.2.1")
@@ -30,6 +32,7 @@ class Link:
     def __init__(self, authority: Authority, *refusals: Exception) -> None:
         self.authority, self.refusals = authority, list(refusals)
         self.asked: list[str] = []
+        self.more: dict[str, str] = {}
 
     async def enrol(self):
         self.asked.append("enrol")
@@ -38,7 +41,7 @@ class Link:
             {"id": "a", "name": "n1", "peerUrls": ["https://10.100.0.1:2380"], "learner": False},
             {"id": "b", "name": "", "peerUrls": [URL], "learner": True},
         ]
-        return {"members": members, "caKey": certificates.key_pem(self.authority.key).decode()}
+        return {"members": members, "caKey": certificates.key_pem(self.authority.key).decode(), **self.more}
 
     async def promote(self):
         self.asked.append("promote")
@@ -142,3 +145,13 @@ def test_only_a_full_member_can_go_on_alone(state, role, words):
     with pytest.raises(Conflict, match=words):
         refuse_unfit(node(state, role))
     refuse_unfit(node(Membership.VOTER))
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_the_recovery_key_comes_with_the_cas_key(places, authority, given):
+    """A control plane of an older version gives none: the node then makes the same as the others do."""
+    link, key = Link(authority), RecoveryKey.create()
+    link.more = {"backupKey": key.text} if given else {}
+    await StoreMember(node(Membership.ABSENT), places, MemoryStore(), link, OWN, lambda _: None).prepare()
+    assert load_or_derive(places.pki, Keyring([authority])) == (key if given else RecoveryKey.of_authority(authority))
+    assert RecoveryKey.load(places.pki) == load_or_derive(places.pki, Keyring([authority]))

@@ -339,11 +339,11 @@ def test_version_explain_completion(cluster, katcall, monkeypatch):
 
 def test_unknown_commands_and_those_of_later_versions(katcall):
     assert "Did you mean 'apply'?" in katcall("aply", code=2).err
-    assert "not supported yet" in katcall("backup", "create", code=1).err
+    assert "not supported yet" in katcall("secret", "ls", code=1).err
     katcall("apply", "--no-such-option", code=2)
     out = katcall("--help").out
     assert "apply" in out
-    assert "backup" not in out
+    assert "secret" not in out
 
 
 def test_contexts(cluster, katcall, become):

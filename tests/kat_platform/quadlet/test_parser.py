@@ -293,11 +293,7 @@ def test_cluster() -> None:
         assert str(caught.value).startswith(place)
 
 
-def test_settings_of_backups_are_refused_until_backups_are_made() -> None:
+def test_settings_of_backups_are_taken() -> None:
     head = "apiVersion: kat.dws.rip/v1alpha1\nkind: ClusterConfiguration\nmetadata: {name: c}\n"
-    text = f"{head}spec:\n  backupRetention: 3\n"
-    with pytest.raises(QuadletInvalid) as refused:
-        parse_cluster(text)
-    assert [(p.line, p.column) for p in refused.value.problems] == [(5, 20)]
-    assert "not supported yet" in str(refused.value)
-    assert parse_cluster(text.replace("3", "48")).spec.backup_retention == 48
+    spec = parse_cluster(f"{head}spec:\n  backupRetention: 3\n  backupIntervalMinutes: 5\n").spec
+    assert (spec.backup_retention, spec.backup_interval_minutes) == (3, 5)

@@ -169,6 +169,21 @@ async def test_a_watch_that_is_too_old_is_told_to_list_again(plane, admin, monke
     assert problem["code"] == "compacted"
 
 
+async def test_a_watch_of_a_state_that_is_no_more_is_told_to_list_again(plane, admin):
+    await plane.settled()
+    beyond = (await plane.store.store_status()).revision + 5
+    found = await admin.get("/namespaces", status=410, params={"watch": "true", "fromRevision": str(beyond)})
+    assert found["code"] == "compacted"
+    assert "restored from a backup" in found["detail"]
+
+
+async def test_a_server_that_is_a_moment_behind_does_not_take_itself_for_restored(plane, admin):
+    await plane.settled()
+    at = await plane.store.put("/kat/v1/namespaces/other", Namespace(metadata=Metadata(name="other")).to_json())
+    async with admin.lines("/namespaces", watch="true", fromRevision=str(at)) as read:
+        assert (await read())["type"] == "BOOKMARK"
+
+
 async def test_watches_of_labels_tell_of_what_stops_matching(plane, admin):
     await admin.apply(workload(), 201)
     async with asyncio.timeout(10), admin.lines("/workloads", watch="true", labelSelector="app=web") as read:
