@@ -65,10 +65,12 @@ class ApiLink:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            connector = aiohttp.TCPConnector(ssl=self._tls, limit=8, keepalive_timeout=60)
-            headers = {"User-Agent": f"{AGENT}{__version__}"}  # by which the API tells who is too far from it
-            self._session = aiohttp.ClientSession(connector=connector, headers=headers)
+            self._session = self._new_session(limit=8, keepalive_timeout=60)
         return self._session
+
+    def _new_session(self, **options: Any) -> aiohttp.ClientSession:
+        headers = {"User-Agent": f"{AGENT}{__version__}"}  # by which the API tells who is too far from it
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, **options), headers=headers)
 
     def reconnect(self) -> None:
         """Make new connections for calls from now on: those made before carry a certificate that will not do for long.
@@ -95,7 +97,7 @@ class ApiLink:
         url = f"{endpoint}/v1alpha1/nodes/{self._node}/view"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT, sock_read=SILENCE)
         # A session of its own, so that it outlives those of calls when the certificate is renewed.
-        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls))
+        session = self._new_session()
         asked = session.get(url, timeout=timeout, server_hostname=SERVER_NAME, read_bufsize=2**20)
         try:
             async with session, await _unless(moved, asked) as answer:

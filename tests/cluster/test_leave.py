@@ -51,7 +51,9 @@ def left_on(lab: RealLab, node: str, tag: str) -> list[str]:
     space = f"kl-{lab.name}-{node[1:]}"
     inside = ("nsenter", f"--net=/run/netns/{space}", "--")
     folder = lab.folder / lab.name / node
-    found = [f"file {path}" for path in (folder / "data").rglob("*")] if (folder / "data").exists() else []
+    backups = folder / "data/backups"  # which are kept, as is said
+    files = [path for path in (folder / "data").rglob("*") if not path.is_relative_to(backups)]
+    found = [f"file {path}" for path in files]
     wanted = os.stat(f"/run/netns/{space}").st_ino
     found += [f"process {pid} {line}" for pid, line in host.processes_of(wanted, ()).items()]
     links = re.findall(r"^\d+: ([^:@]+)", host.run(*inside, "ip", "-o", "link"), re.MULTILINE)

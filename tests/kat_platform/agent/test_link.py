@@ -9,6 +9,7 @@ import time
 import pytest
 from aiohttp import web
 
+from kat_platform import __version__
 from kat_platform.agent.link import ApiLink
 from kat_platform.errors import Denied, Unavailable
 from kat_platform.pki import tls
@@ -20,6 +21,7 @@ class Server:
     def __init__(self):
         self.beats, self.views, self.hangs, self.status = 0, 0, False, 200
         self.lines = asyncio.Queue()
+        self.agents = set()
 
     async def start(self):
         app = web.Application()
@@ -32,6 +34,7 @@ class Server:
         self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
 
     async def _beat(self, request):
+        self.agents.add(request.headers["User-Agent"])
         if self.hangs:
             await asyncio.sleep(60)
         if self.status != 200:
@@ -41,6 +44,7 @@ class Server:
 
     async def _view(self, request):
         self.views += 1
+        self.agents.add(request.headers["User-Agent"])
         if self.hangs:
             await asyncio.sleep(60)
         response = web.StreamResponse()
@@ -64,6 +68,16 @@ async def link(servers):
     link = ApiLink("w1", [server.url for server in servers], tls.unverified_context())
     yield link
     await link.close()
+
+
+async def test_every_call_tells_the_agents_version(servers, link):
+    view = link.view()
+    await servers[0].lines.put({"synced": 1})
+    assert await anext(view) == {"synced": 1}
+    assert servers[0].agents == {f"kat-agent/{__version__}"}
+    await link.heartbeat(8.0)
+    assert servers[0].agents == {f"kat-agent/{__version__}"}
+    await view.aclose()
 
 
 async def test_a_heartbeat_finds_another_server_before_the_node_counts_as_lost(servers, link):
