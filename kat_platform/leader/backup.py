@@ -20,8 +20,9 @@ from kat_platform.state.events import EventRecorder
 
 log = structlog.get_logger(__name__)
 
-FIRST: Final = 20.0
-"""Seconds after the election before the first look: a new leader has more urgent things to do."""
+FIRST_MOST: Final = 300.0
+"""Seconds after the election before the first look, at most: a new leader has more urgent things to do, and a cluster
+that has just been made is still being filled."""
 LOOK: Final = 20.0
 """Seconds after which the interval is read anew, from memory: it may have been changed meanwhile."""
 
@@ -45,19 +46,19 @@ class BackupTask:
 
     async def run(self) -> None:
         """Make backups until cancelled; no failure ends it."""
-        await asyncio.sleep(FIRST)
+        await asyncio.sleep(min(FIRST_MOST, self._interval() / 6))
         while True:
             await self.look()
             await asyncio.sleep(min(LOOK, max(1.0, self._wait())))
 
-    def _wait(self) -> float:
+    def _interval(self) -> float:
         configuration = self._cache.state.configuration
         spec = configuration.spec if configuration is not None else ClusterConfigurationSpec()
+        return spec.backup_interval_minutes * 60.0
+
+    def _wait(self) -> float:
         return seconds_until_due(
-            now=self._clock(),
-            good_at=self._good_at,
-            failed_at=self._failed_at,
-            interval=spec.backup_interval_minutes * 60.0,
+            now=self._clock(), good_at=self._good_at, failed_at=self._failed_at, interval=self._interval()
         )
 
     async def look(self) -> None:

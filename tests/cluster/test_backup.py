@@ -45,8 +45,11 @@ def answers(lab: RealLab) -> bool:
 
 @pytest.fixture(scope="module")
 def lab(make_lab: Callable[[], RealLab]) -> RealLab:
-    """One control-plane node and two workers, with a web server on all of them."""
+    """One control-plane node and two workers, with a web server on all of them; the first backup comes after 10 s."""
     lab = make_lab()
+    often = lab.config.with_name("often.kat")
+    often.write_text(lab.config.read_text().replace("spec: {", "spec: {backupIntervalMinutes: 1, ", 1))
+    lab.config = often
     lab.up(3)
     lab.apply("web", replicas=4)
     wait_for(lambda: lab.settled(4), "four instances are ready", 40)
