@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PREFIX = "kt"
-"""What every name begins with that a test makes outside its folders."""
+PREFIX = os.environ.get("KAT_TEST_PREFIX", "kt")
+"""What every name begins with that a test makes outside its folders; a test of this program has one of its own."""
 
 GRACE_SECONDS = 3.0
 """How long processes of the run may take to end after the last test."""
@@ -51,7 +51,12 @@ def tables() -> set[str]:
 def control_groups() -> set[str]:
     """List the tests' control groups."""
     root = Path("/sys/fs/cgroup")
-    return {str(path) for pattern in ("kt*", "*/kt*") for path in root.glob(pattern) if path.is_dir()}
+    return {str(path) for pattern in (f"{PREFIX}*", f"*/{PREFIX}*") for path in root.glob(pattern) if path.is_dir()}
+
+
+def run_folders() -> set[str]:
+    """List the tests' folders for sockets."""
+    return {str(path) for pattern in (f"kat/{PREFIX}*", f"kl-{PREFIX}*") for path in Path("/run").glob(pattern)}
 
 
 def processes(run: str) -> set[str]:
@@ -92,6 +97,7 @@ NAMED: dict[str, tuple[Callable[[], set[str]], Callable[[str], list[str]]]] = {
     "interface": (interfaces, lambda name: ["ip", "link", "delete", name]),
     "nftables table": (tables, lambda name: ["nft", "delete", "table", *name.split(" ")]),
     "control group": (control_groups, lambda path: ["rmdir", path]),
+    "folder": (run_folders, lambda path: ["rm", "-rf", "--one-file-system", path]),
 }
 """How each kind of thing is listed, and the command that takes one away."""
 

@@ -77,8 +77,14 @@ def test_it_has_no_terminal_and_a_session_of_its_own(supervised):
     assert session != os.getsid(0)
 
 
+def own_prefix() -> str:
+    """Give what names begin with here and nowhere else: other tests run at the same time, and keep what is theirs."""
+    return f"ktl{os.getpid() % 10000}"
+
+
 def leftovers(*arguments: str | Path, run: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "TMPDIR": str(folder), "KAT_TEST_RUN": run}
+    environment["KAT_TEST_PREFIX"] = own_prefix()
     command = [sys.executable, LEFTOVERS, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
 
@@ -105,7 +111,7 @@ def test_a_process_left_behind_is_told_ended_and_fails_the_run(tmp_path: Path):
 
 @pytest.mark.real
 def test_what_is_left_in_the_kernel_is_told_and_removed(tmp_path: Path):
-    name = f"ktl{os.getpid() % 10000}"
+    name, folder = own_prefix(), Path("/run/kat", own_prefix())
     before, mounted = tmp_path / "before", tmp_path / "mounted"
     before.write_text(leftovers("before", run="kt-mine", folder=tmp_path).stdout)
     mounted.mkdir()
@@ -116,12 +122,20 @@ def test_what_is_left_in_the_kernel_is_told_and_removed(tmp_path: Path):
         ["mount", "-t", "tmpfs", "kt", str(mounted)],
     )
     try:
+        folder.mkdir(parents=True)
         for command in commands:
             subprocess.run(command, check=True)
     finally:
         told = leftovers("after", before, run="kt-mine", folder=tmp_path)
     assert told.returncode == 1
-    for line in (f"network namespace {name}", f"interface {name}", f"nftables table inet {name}", f"mount {mounted}"):
+    assert not folder.exists()
+    for line in (
+        f"folder {folder}",
+        f"network namespace {name}",
+        f"interface {name}",
+        f"nftables table inet {name}",
+        f"mount {mounted}",
+    ):
         assert line in told.stderr
     again = leftovers("after", before, run="kt-mine", folder=tmp_path)
     assert again.returncode == 0, again.stderr

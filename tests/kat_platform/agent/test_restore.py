@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from kat_platform.agent import daemon, restore
+from kat_platform.agent import daemon, local, restore
 from kat_platform.agent.backups import ca_files
 from kat_platform.agent.local import LocalNode, Membership, Places, load_node, save_node
 from kat_platform.agent.restore import plan
@@ -41,6 +41,12 @@ def header(cluster="kat-1"):
 
 def item(number, control):
     return NodeItem(name=f"n{number}", subnet=f"10.100.{2 * number}.0/23", control_plane=control).to_wire()
+
+
+@pytest.fixture(autouse=True)
+def run_folder(tmp_path, monkeypatch):
+    """Drivers are loaded here, and each is given a folder for its sockets: not the host's."""
+    monkeypatch.setattr(local, "RUN_BASE", tmp_path / "run")
 
 
 @pytest.fixture
