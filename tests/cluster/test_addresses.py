@@ -24,6 +24,8 @@ __all__ = ["make_lab"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 REFORM_SECONDS = 90.0
 ROAM_SECONDS = 15.0
+REACH_SECONDS = 15.0
+"""For a handshake to come through between nodes that both have just learnt where the other one is."""
 ALL = (*NODES, "n4")
 
 
@@ -102,7 +104,10 @@ def test_all_machines_come_back_with_other_addresses_and_one_endpoint_is_enough(
         assert len(heard) > 2, "requests reach instances on other nodes"
         for other in ALL:
             target = next(i for i in lab.instances() if i["node"] == other)
-            assert lab.ask(node, f"http://{target['status']['address']}:8080/cgi-bin/who").split()[0] == target["name"]
+            url = f"http://{target['status']['address']}:8080/cgi-bin/who"
+            said = wait_for(partial(lab.ask, node, url), f"{node} reaches {other} directly", REACH_SECONDS)
+            assert said.split()[0] == target["name"]
+    print(f"each node reaches each other one after {time.monotonic() - began:.1f} s")
     data = [lab.folder / lab.name / node / "data/endpoint.json" for node in ALL]
     wait_for(lambda: not any(path.exists() for path in data), "what was given is forgotten when it is known", 70)
     for node in lab.client.get("nodes")["items"]:

@@ -28,7 +28,8 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 _DEADLINE_SECONDS = 20.0
 _FIREWALL_SECONDS = 30.0
-_GREETING_SECONDS = 0.5
+_GREETING_SECONDS = (0.5, 1.0, 1.0, 1.5, 1.5)
+"""Before the keepalives that were held back, and before each time those that stay silent are tried again."""
 _RESTART_SECONDS = (0.0, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -55,6 +56,7 @@ class WireGuardNetwork:
         self._table = ServiceTable()
         self._applied: balancer.Ruleset | None = None
         self._watchers: list[asyncio.Task[None]] = []
+        self._greeting: asyncio.Task[None] | None = None
         self._trouble = ""
         self._links = asyncio.Lock()
         self._rules = asyncio.Lock()
@@ -157,8 +159,10 @@ class WireGuardNetwork:
         log_file = self._context.run_dir / "wireguard-go.log"
         return UserspaceTunnel(self._names, self._config.userspace_command, log_file)
 
-    def _watch(self, what: str, work: Any) -> None:
-        self._watchers.append(asyncio.create_task(work, name=f"network {what}"))
+    def _watch(self, what: str, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=f"network {what}")
+        self._watchers.append(task)
+        return task
 
     async def _keep_tunnel(self) -> None:
         """Bring the tunnel back whenever its carrier dies, more and more slowly while that fails."""
@@ -203,21 +207,29 @@ class WireGuardNetwork:
         resolved = tuple([await _resolved(peer) for peer in peers])
         wanted = mesh.wanted_peers(network, own, resolved)
         current = await tunnel.peers()
-        steps, held = mesh.without_crossing(mesh.changes(current, wanted, self._told, time.time()), current.keys(), own)
-        await tunnel.change(steps)
+        steps = mesh.changes(current, wanted, self._told, time.time())
+        await tunnel.change(mesh.without_crossing(steps, current.keys(), own))
         self._peers, self._told = peers, wanted
-        if held:
+        if mesh.added(steps, current.keys()):
             self._watchers = [watcher for watcher in self._watchers if not watcher.done()]
-            self._watch("greeting", self._greet())
+            self._greeting = self._watch("greeting", self._greet())
 
     async def _greet(self) -> None:
-        """Set the keepalives that were held back: see :func:`mesh.without_crossing`."""
-        await asyncio.sleep(_GREETING_SECONDS)
-        async with self._mesh:
-            try:
-                await self._tell_peers(self._peers)
-            except KatError as error:  # the tunnel has just died: its restart tells the peers again
-                _log.warning("keepalive postponed", error=str(error))
+        """Set the keepalives that were held back, see :func:`mesh.without_crossing`, and try again who stays silent."""
+        for turn, pause in enumerate(_GREETING_SECONDS):
+            await asyncio.sleep(pause)
+            async with self._mesh:
+                if self._greeting is not asyncio.current_task():
+                    return  # more peers have come: another one greets them all
+                try:
+                    if turn == 0:
+                        await self._tell_peers(self._peers)
+                        continue
+                    _, tunnel = self._ready()
+                    own = keys.decode(await self.public_key())
+                    await tunnel.change(mesh.nudges(await tunnel.peers(), self._told, own, turn))
+                except KatError as error:  # the tunnel has just died: its restart tells the peers again
+                    _log.warning("greeting failed", error=str(error))
 
     async def peer_status(self) -> tuple[PeerStatus, ...]:
         """Read how the link to each peer is."""

@@ -78,35 +78,78 @@ def changes(
     """Say what to change so that the tunnel has exactly ``wanted``; nothing is said of peers that are right.
 
     ``told`` is what this process last asked for. A peer may have roamed since, so its endpoint is set again only when
-    somebody wants another one than before, or when the link has no fresh handshake.
+    somebody wants another one than before, or when the link has no fresh handshake. In the latter case the peer begins
+    anew, see :func:`anew`.
     Removals come first: a subnet may move from one peer to another.
     """
-    result = [PeerChange(key, remove=True) for key in current if key not in wanted]
+    removed = [PeerChange(key, remove=True) for key in current if key not in wanted]
+    result: list[PeerChange] = []
     for key, want in wanted.items():
         have = current.get(key)
         if have is None:
-            result.append(PeerChange(key, endpoint=want.endpoint, allowed=want.allowed, keepalive=want.keepalive))
+            result.append(_whole(want))
             continue
         endpoint = want.endpoint if _must_redirect(have, want, told.get(key), now) else None
+        if endpoint is not None and have.endpoint is not None and not _alive(have, now):
+            old, new = anew(want)
+            removed.append(old)
+            result.append(new)
+            continue
         allowed = want.allowed if want.allowed != have.allowed else None
         keepalive = want.keepalive if want.keepalive != have.keepalive else None
         if (endpoint, allowed, keepalive) != (None, None, None):
             result.append(PeerChange(key, endpoint=endpoint, allowed=allowed, keepalive=keepalive))
-    return tuple(result)
+    return (*removed, *result)
 
 
-def without_crossing(
-    steps: tuple[PeerChange, ...], known: Collection[bytes], own_key: bytes
-) -> tuple[tuple[PeerChange, ...], bool]:
-    """Let only one side of a new pair speak first; tell whether something was held back for a second round.
+def anew(want: TunnelPeer) -> tuple[PeerChange, PeerChange]:
+    """Take a peer away and add it again, so that its next handshake goes out at once.
+
+    WireGuard sends one handshake in five seconds to a peer (whitepaper, Rekey-Timeout), whether or not its endpoint
+    has become another since the last. A peer that was just added has sent none. Only for a peer without a session:
+    that of a living one would end.
+    """
+    return PeerChange(want.public_key, remove=True), _whole(want)
+
+
+def _whole(want: TunnelPeer) -> PeerChange:
+    return PeerChange(want.public_key, endpoint=want.endpoint, allowed=want.allowed, keepalive=want.keepalive)
+
+
+def added(steps: tuple[PeerChange, ...], known: Collection[bytes]) -> frozenset[bytes]:
+    """Give the peers that begin with these steps, be it anew."""
+    gone = {step.public_key for step in steps if step.remove}
+    return frozenset(
+        s.public_key for s in steps if not s.remove and (s.public_key in gone or s.public_key not in known)
+    )
+
+
+def nudges(
+    current: Mapping[bytes, PeerState], wanted: Mapping[bytes, TunnelPeer], own_key: bytes, turn: int
+) -> tuple[PeerChange, ...]:
+    """Try those again that have not answered since they were added: the node with the lesser key in odd turns, the
+    other one in even turns, so that they do not cross.
+    """
+    silent = [
+        want
+        for key, want in wanted.items()
+        if want.endpoint and want.keepalive and key in current and current[key].last_handshake_at is None
+    ]
+    pairs = [anew(want) for want in silent if (own_key < want.public_key) == (turn % 2 == 1)]
+    return (*(old for old, _ in pairs), *(new for _, new in pairs))
+
+
+def without_crossing(steps: tuple[PeerChange, ...], known: Collection[bytes], own_key: bytes) -> tuple[PeerChange, ...]:
+    """Let only one side of a new pair speak first.
 
     A keepalive makes a peer open a handshake as soon as it is set. Nodes hear of each other in the same millisecond;
     when their first messages cross, each forgets its own handshake, both answers are void, and the tunnel stays
     silent until the next try (five seconds, seen up to twenty on a busy host). So the node with the greater key
     adds a new peer without keepalive and sets it a moment later.
     """
-    held = [step for step in steps if step.keepalive and step.public_key not in known and own_key > step.public_key]
-    return tuple(replace(step, keepalive=0) if step in held else step for step in steps), bool(held)
+    new = added(steps, known)
+    held = [step for step in steps if step.keepalive and step.public_key in new and own_key > step.public_key]
+    return tuple(replace(step, keepalive=0) if step in held else step for step in steps)
 
 
 def _must_redirect(have: PeerState, want: TunnelPeer, told: TunnelPeer | None, now: float) -> bool:
@@ -115,5 +158,8 @@ def _must_redirect(have: PeerState, want: TunnelPeer, told: TunnelPeer | None, n
     if have.endpoint is None:
         return True
     redirected = told is not None and told.endpoint != want.endpoint
-    alive = have.last_handshake_at is not None and now - have.last_handshake_at < FRESH_SECONDS
-    return redirected or not alive
+    return redirected or not _alive(have, now)
+
+
+def _alive(have: PeerState, now: float) -> bool:
+    return have.last_handshake_at is not None and now - have.last_handshake_at < FRESH_SECONDS

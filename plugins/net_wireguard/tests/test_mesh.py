@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kat_net_wireguard.mesh import PeerChange, PeerState, TunnelPeer, changes, wanted_peers, without_crossing
+from kat_net_wireguard.mesh import PeerChange, PeerState, TunnelPeer, changes, nudges, wanted_peers, without_crossing
 
 from kat_platform.errors import InvalidInput, InvalidValue
 from kat_platform.interfaces.network import NodeNetwork, Peer
@@ -86,16 +86,14 @@ def test_this_node_is_never_its_own_peer(mesh: tuple[Peer, ...]) -> None:
 def test_of_two_new_neighbours_exactly_one_speaks_first(mesh: tuple[Peer, ...], own: bytes) -> None:
     wanted = wanted_peers(NODE, own, mesh)
     steps = changes({}, wanted, {}, NOW)
-    first, held = without_crossing(steps, (), own)
+    first = without_crossing(steps, (), own)
     for step, said in zip(steps, first, strict=True):
-        back, _ = without_crossing((PeerChange(own, keepalive=step.keepalive),), (), step.public_key)
+        back = without_crossing((PeerChange(own, keepalive=step.keepalive),), (), step.public_key)
         speakers = bool(said.keepalive) + bool(back[0].keepalive)
         assert speakers == (1 if step.keepalive else 0)
-    assert held == (first != steps)
     state = carry_out({}, first)
     later = changes(state, wanted, wanted, NOW)
-    again, held = without_crossing(later, state.keys(), own)
-    assert (again, held) == (later, False)
+    assert without_crossing(later, state.keys(), own) == later
     assert {key: one.keepalive for key, one in carry_out(state, later).items()} == {
         key: one.keepalive for key, one in wanted.items()
     }
@@ -132,7 +130,41 @@ def test_an_endpoint_learnt_by_roaming_is_respected(
     sets: tuple[str, int] | None,
 ) -> None:
     steps = changes({have.public_key: have}, want(wanted), want(told) if told else {}, NOW)
-    assert [step.endpoint for step in steps] == ([sets] if sets else [])
+    assert [step.endpoint for step in steps if not step.remove] == ([sets] if sets else [])
+
+
+@pytest.mark.parametrize(
+    ("have", "begins_anew"),
+    [
+        (state(endpoint=HOME, last_handshake_at=None), True),  # it may have been spoken to a moment ago, in vain
+        (state(endpoint=HOME, last_handshake_at=NOW - 500), True),
+        (state(endpoint=HOME), False),  # its session goes on from the other place
+        (state(endpoint=None, last_handshake_at=None), False),  # nothing was ever sent
+    ],
+)
+def test_only_a_peer_without_a_session_begins_anew_at_its_new_endpoint(have: PeerState, begins_anew: bool) -> None:
+    steps = changes({have.public_key: have}, want(MOVED), want(HOME), NOW)
+    assert [step.remove for step in steps] == ([True, False] if begins_anew else [False])
+    assert steps[-1].endpoint == MOVED
+    assert carry_out({have.public_key: have}, steps)[have.public_key].endpoint == MOVED
+
+
+@given(meshes(), st.sets(st.integers(1, 40)), st.binary(min_size=32, max_size=32), st.integers(1, 9))
+def test_a_nudge_leaves_the_mesh_as_it_is_and_touches_the_silent_only(
+    mesh: tuple[Peer, ...], answered: set[int], own: bytes, turn: int
+) -> None:
+    wanted = wanted_peers(NODE, own, mesh)
+    state = carry_out({}, changes({}, wanted, {}, NOW))
+    for key in state:
+        if key[0] in answered:
+            state[key] = replace(state[key], last_handshake_at=NOW - 500)
+    steps = nudges(state, wanted, own, turn)
+    assert carry_out(state, steps) == state
+    touched = {step.public_key for step in steps}
+    assert not {key[0] for key in touched} & answered
+    others = {step.public_key for step in nudges(state, wanted, own, turn + 1)}
+    assert not touched & others, "the two sides of a pair try in different turns"
+    assert touched | others == {k for k, w in wanted.items() if w.endpoint and w.keepalive and k[0] not in answered}
 
 
 @pytest.mark.parametrize(

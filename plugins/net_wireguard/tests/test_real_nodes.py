@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,24 @@ async def test_a_tunnel_that_dies_comes_back_with_its_peers() -> None:
                     if back and userspace.listener(tunnel) not in (None, carrier):
                         break
         assert not (await one.driver.status()).message
+
+
+async def test_nodes_that_spoke_into_the_void_shake_hands_as_soon_as_they_know_better() -> None:
+    async with node(1) as one, node(2) as two:
+        wire(one.host, "under1", two.host, "under2")
+        for each, other, name in ((one, two, "under1"), (two, one, "under2")):
+            address(each.host, name, f"{each.underlay}/24")
+            await each.driver.configure(each.network)
+            void = replace(await other.peer(), endpoint=("198.51.100.77", 51900))
+            await each.driver.apply_peers((void,))
+        await asyncio.sleep(1)  # both have sent a handshake by now, and WireGuard sends the next one after 5 s
+        began = asyncio.get_running_loop().time()
+        for each, other in ((one, two), (two, one)):
+            await each.driver.apply_peers((await other.peer(),))
+        async with asyncio.timeout(10):
+            while not all([(await e.driver.peer_status())[0].last_handshake_at for e in (one, two)]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert asyncio.get_running_loop().time() - began < 3.5, "nobody waited for WireGuard's own next try"
 
 
 async def test_a_rootless_containers_namespace_is_attached() -> None:
