@@ -17,6 +17,7 @@ from kat_platform.agent.endpoint import AgentEndpoint
 from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
+from kat_platform.agent.kernel import AddressNews
 from kat_platform.agent.link import ApiLink, forever
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.plugin_facts import PluginFacts
@@ -45,9 +46,8 @@ ADOPT_SECONDS: Final = 5.0
 SAVE_DELAY: Final = 1.0
 """Seconds for which changes of the view gather before it is written down for a time without the control plane."""
 
-
 ADDRESS_SECONDS: Final = 1.0
-"""Between two looks at the machine's own addresses, and for an endpoint that was given."""
+"""Between two looks for news of the machine's own addresses, and for an endpoint that was given."""
 
 GIVEN_SECONDS: Final = 60.0
 """An endpoint that was given is let go after so long with a control plane, if that names no node at that address."""
@@ -302,19 +302,22 @@ class NodeAgent:
 
         Apart from the tick, which may be waiting for somebody at an old address.
         """
-        known = self._underlay()
-        while True:
-            await asyncio.sleep(ADDRESS_SECONDS)
-            self._heed_given()
-            now = self._underlay()
-            if now == known:
-                continue
-            log.info("the machine's addresses have changed", before=known, now=now)
-            known = now
-            if self._keeper is not None:
-                self._keeper.set_node_addresses(now)
-            self._look_now.set()
-            await self._link.close()
+        with AddressNews() as news:
+            known = self._underlay()
+            while True:
+                await asyncio.sleep(ADDRESS_SECONDS)
+                self._heed_given()
+                if not news.any():
+                    continue
+                now = self._underlay()
+                if now == known:
+                    continue
+                log.info("the machine's addresses have changed", before=known, now=now)
+                known = now
+                if self._keeper is not None:
+                    self._keeper.set_node_addresses(now)
+                self._look_now.set()
+                await self._link.close()
 
     async def _give_sign_of_life(self, running: float) -> None:
         """Send a heartbeat; after a silence only once the control plane knows what has become of the instances."""
