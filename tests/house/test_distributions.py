@@ -134,6 +134,11 @@ def test_nothing_of_one_machine_or_of_one_index_is_written_down():
     assert found == []
 
 
+def test_no_merge_is_left_half_done():
+    mark = re.compile(rb"^(<{7}|>{7}|\|{7}) ", re.MULTILINE)
+    assert [str(path.relative_to(HOUSE)) for path in tracked() if mark.search(path.read_bytes())] == []
+
+
 def test_nothing_that_is_made_is_tracked():
     made = re.compile(r"(^|/)(__pycache__|dist|build|\.venv[^/]*|[^/]*\.egg-info)/|\.(pyc|whl)$|(^|/)(\.coverage)$")
     assert [str(path.relative_to(HOUSE)) for path in tracked() if made.search(str(path.relative_to(HOUSE)))] == []

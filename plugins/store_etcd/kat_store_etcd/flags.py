@@ -23,6 +23,11 @@ UNREACHABLE_PEER = "unix://peer.sock:0"
 MAX_OPERATIONS = 10_000
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
 
+COMMIT_MILLISECONDS = 500
+"""How long changes gather before etcd writes its database. They are safe in its log at once; to look for some ten times
+a second, as it does by itself, costs a quarter of what a member does at rest.
+"""
+
 CATCH_UP_ENTRIES = 1000
 PROGRESS_SECONDS = 30
 
@@ -93,6 +98,7 @@ def arguments(
         known,
         ("true", ("pre-vote",)),
         ("false", ("enable-grpc-gateway",)),
+        (f"{COMMIT_MILLISECONDS}ms", ("backend-batch-interval",)),
         (f"{PROGRESS_SECONDS}s", ("watch-progress-notify-interval", "experimental-watch-progress-notify-interval")),
         (str(CATCH_UP_ENTRIES), ("snapshot-catchup-entries", "experimental-snapshot-catchup-entries")),
     )

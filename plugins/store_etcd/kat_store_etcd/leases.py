@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from aetcd import rpc
 from grpc.aio import EOF, AioRpcError
 
-from kat_platform.errors import InvalidInput, KatError, NotFound, StoreError
+from kat_platform.errors import InvalidInput, KatError, NotFound, StoreError, TimedOut
 from kat_platform.interfaces.store import Lease
 from kat_store_etcd.client import EtcdClient
 from kat_store_etcd.faults import translate
@@ -38,28 +38,88 @@ async def grant(client: EtcdClient, ttl: int, timeout: float | None = None) -> L
 
 async def keep_alive(client: EtcdClient, lease: int, timeout: float) -> Lease:
     """Renew a lease once; raises ``NotFound`` when it has ended. Only tells etcd's memory, not its disk."""
-    what = f"renew lease {lease:x}"
+    stream = _open(client, lease)
+    try:
+        return await _exchange(client, stream, lease, timeout)
+    finally:
+        stream.call.cancel()
+
+
+class _Stream(NamedTuple):
+    call: Any
+    channel: Any
+
+
+def _open(client: EtcdClient, lease: int) -> _Stream:
     if client.closed:
-        raise StoreError(f"{what}: the store is not running here")
-    channel = client.channel
-    call = client.leasestub.LeaseKeepAlive(timeout=timeout)
+        raise StoreError(f"{_what(lease)}: the store is not running here")
+    return _Stream(client.leasestub.LeaseKeepAlive(), client.channel)
+
+
+def _what(lease: int) -> str:
+    return f"renew lease {lease:x}"
+
+
+async def _exchange(client: EtcdClient, stream: _Stream, lease: int, timeout: float) -> Lease:
+    """Send one renewal and take its answer. After any failure the stream is good for nothing."""
+    what = _what(lease)
     response: Any = EOF
     try:
         with client.told_when_closed(what):
-            await call.write(rpc.LeaseKeepAliveRequest(ID=lease))
-            response = await call.read()
+            async with asyncio.timeout(timeout):
+                await stream.call.write(rpc.LeaseKeepAliveRequest(ID=lease))
+                response = await stream.call.read()
+    except TimeoutError:
+        client.turn(stream.channel)
+        raise client.explain(False, TimedOut(f"{what}: etcd did not answer within {timeout:.1f} s")) from None
     except AioRpcError as error:
-        client.turn(channel)
+        client.turn(stream.channel)
         raise client.explain(False, translate(error, what)) from error
     except asyncio.InvalidStateError:
         pass  # the stream broke before the request was on it
-    finally:
-        call.cancel()
     if response is EOF:
         raise StoreError(f"{what}: etcd broke the connection off")
     if not response.TTL:
         raise NotFound(f"{what}: it has ended", hint="grant a new one and write its keys again")
     return Lease(response.ID, response.TTL)
+
+
+class RenewalStream:
+    """Renews one lease again and again over one stream: to open a stream for each renewal costs several times as much.
+
+    For one renewal at a time. Whatever goes wrong ends the stream, and the next renewal opens another one.
+    """
+
+    def __init__(self, client: EtcdClient, lease: int) -> None:
+        self._client, self._lease = client, lease
+        self._kept: _Stream | None = None
+
+    async def renew(self, timeout: float) -> Lease:
+        """Renew once, as :func:`keep_alive` does."""
+        until = time.monotonic() + timeout
+        if self._kept is not None and self._kept.channel is self._client.channel:
+            try:
+                return await self._through(self._kept, timeout)
+            except (NotFound, TimedOut):
+                raise
+            except KatError:
+                pass  # etcd has been started anew since the last time, say: a fresh stream tells
+        self.close()
+        return await self._through(_open(self._client, self._lease), max(0.0, until - time.monotonic()))
+
+    async def _through(self, stream: _Stream, timeout: float) -> Lease:
+        self._kept = stream
+        try:
+            return await _exchange(self._client, stream, self._lease, timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the stream. Safe to repeat."""
+        if self._kept is not None:
+            self._kept.call.cancel()
+            self._kept = None
 
 
 async def renew(client: EtcdClient, lease: int, timeout: float, patience: float) -> Lease:
@@ -140,6 +200,7 @@ class KeptLease:
 
     async def _keep(self) -> None:
         pause = self._ttl / 3
+        stream = RenewalStream(self._client, self.id)
         try:
             while True:
                 until = self._deadline - now() if self._holding else pause
@@ -150,7 +211,7 @@ class KeptLease:
                     return
                 sent = now()
                 try:
-                    await keep_alive(self._client, self.id, timeout=min(left, self._ttl / 3))
+                    await stream.renew(timeout=min(left, self._ttl / 3))
                     self._deadline, pause = sent + self._ttl - self.margin, self._ttl / 3
                 except NotFound:
                     log.warning("lease-lost", lease=f"{self.id:x}", reason="it has ended in the store")
@@ -159,4 +220,5 @@ class KeptLease:
                     log.debug("lease-renew-retry", lease=f"{self.id:x}", error=str(error))
                     pause = 0.1
         finally:
+            stream.close()
             self.lost.set()

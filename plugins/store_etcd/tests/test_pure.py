@@ -68,6 +68,12 @@ def test_flags_take_the_name_this_etcd_knows(known: str, name: str) -> None:
     assert flag(words, name) == "30s"
     assert sum("progress-notify" in word for word in words) == 1
     assert flag(words, "pre-vote") is None
+    assert flag(words, "backend-batch-interval") is None
+
+
+def test_at_rest_etcd_seldom_looks_for_something_to_write() -> None:
+    words = arguments(EtcdConfig(), ME, "/d", known_flags("  --backend-batch-interval ''\n"))
+    assert flag(words, "backend-batch-interval") == "500ms"
 
 
 def test_who_is_revoked_is_refused_by_the_nodes_own_list_only() -> None:
