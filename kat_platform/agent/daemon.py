@@ -141,6 +141,7 @@ class Daemon:
         trust.store_starts(store)
         await _start(store, started)
         await member.complete()
+        worker.look_now()  # the last report may say that the store does not run: until the next the node is not ready
         listening = asyncio.Event()
         control = ControlPlane(
             self._node,
