@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -69,7 +70,9 @@ def bring_up(
     )
     first.start()
     save_context(home, lab)
-    client = Client(contexts.load(lab.context))
+    context = contexts.load(lab.context)
+    # The others are not there yet: to be told so for an address that nobody has takes three seconds.
+    client = Client(replace(context, servers=context.servers[:1]))
     _wait_api(first, client)
     others = lab.nodes[1:]
     if others:
