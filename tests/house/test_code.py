@@ -9,7 +9,7 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,10 @@ MAY_NAME_BACKENDS = ("model/cluster.py", "lab/", "testing/conformance/")
 class Module:
     path: Path
     text: str
-    tree: ast.Module
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, str(self.path))
 
     @property
     def name(self) -> str:
@@ -40,11 +43,16 @@ class Module:
 
 
 @cache
+def read(path: Path) -> Module:
+    """Read a module once; it is parsed once, too, when somebody looks at its tree."""
+    return Module(path, path.read_text())
+
+
+@cache
 def modules(*folders: str) -> tuple[Module, ...]:
-    """Parse every module below the folders (patterns relative to the house)."""
+    """Give every module below the folders (patterns relative to the house)."""
     paths = sorted(path for folder in folders for top in HOUSE.glob(folder) for path in top.rglob("*.py"))
-    read = ((path, path.read_text()) for path in paths)
-    return tuple(Module(path, text, ast.parse(text, str(path))) for path, text in read)
+    return tuple(map(read, paths))
 
 
 SHIPPED = ("kat_platform", "plugins/*/kat_*")
