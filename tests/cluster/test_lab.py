@@ -85,8 +85,7 @@ def test_what_goes_from_node_to_node_cannot_be_read_on_the_way(lab: RealLab) -> 
     other = next(item for item in lab.instances() if item["node"] == "n2")
     address, secret = other["status"]["address"], other["name"].encode()
     with lab.sniffing() as heard:
-        for _ in range(3):
-            assert secret.decode() in lab.ask("n3", f"http://{address}:8080/cgi-bin/who")
+        assert lab.who("n3", *[f"http://{address}:8080"] * 3) == [other["name"]] * 3
         underlay = lab.client.get("nodes", "n3")["report"]["addresses"][0]
         words = (sys.executable, "-c", SAY, underlay, "in the clear: " + secret.decode())
         lab.lab("exec", "n2", "--", *words)
@@ -130,12 +129,12 @@ def test_a_worker_that_is_cut_off_serves_on_and_survives_its_own_restarts(lab: R
     before = lab.served("n3")
     lab.lab("cut", "n3")
     wait_for(lambda: "n3" not in lab.ready_nodes(), "the others miss it", 20)
-    for name, address in kept.items():
-        assert lab.ask("n3", f"http://{address}:8080/cgi-bin/who").split()[0] == name
+    own = [f"http://{address}:8080" for address in kept.values()]
+    assert lab.who("n3", *own) == list(kept)
     virtual = lab.client.get("namespaces", "default", "workloads", "web")["virtualIp"]
 
     def only_own() -> bool:
-        return {lab.ask("n3", f"http://{virtual}/cgi-bin/who").split()[0] for _ in range(6)} <= kept.keys()
+        return {*lab.who("n3", *[f"http://{virtual}"] * 6)} <= kept.keys()
 
     wait_for(only_own, "requests go to nobody who is out of reach", 15)
     lab.lab("kill", "--only", "agent", "n3")
@@ -147,12 +146,8 @@ def test_a_worker_that_is_cut_off_serves_on_and_survives_its_own_restarts(lab: R
     assert lab.served("n3") == before, "and a new agent adopts them"
     lab.lab("kill", "n3")  # a power cut on top of it
     lab.lab("start", "n3")
-    for name, address in kept.items():
-        wait_for(
-            lambda n=name, a=address: lab.ask("n3", f"http://{a}:8080/cgi-bin/who").split()[0] == n,  # type: ignore[misc]
-            "it serves again, from what its disk remembers, at the same addresses",
-            25,
-        )
+    again = "it serves again, from what its disk remembers, at the same addresses"
+    wait_for(lambda: lab.who("n3", *own) == list(kept), again, 25)
     assert "n3" not in lab.ready_nodes()
     lab.lab("heal", "n3")
     wait_for(lambda: lab.settled(wanted), "nothing is there twice", 20)
