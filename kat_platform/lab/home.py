@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ from kat_platform.pki.files import private_folder, write_whole
 VARIABLE: Final = "KAT_LAB_HOME"
 DEFAULT: Final = Path("/var/lib/kat-lab")
 LAB_FILE: Final = "lab.json"
+RUN: Final = Path("/run")
+ALONE_SECONDS: Final = 10.0
+"""How long one waits for another to plan a lab, which takes a fraction of a second."""
 
 
 def base() -> Path:
@@ -39,7 +43,7 @@ class Home:
     @property
     def runs(self) -> Path:
         """Sockets of all of its machines; its path is short, because those of sockets are limited."""
-        return Path("/run") / f"{PREFIX}-{self.name}"
+        return RUN / f"{PREFIX}-{self.name}"
 
     @property
     def config(self) -> Path:
@@ -69,6 +73,7 @@ class Home:
 
     def save(self, lab: Lab) -> None:
         """Write the lab down."""
+        private_folder(base())
         private_folder(self.folder)
         write_whole(self.folder / LAB_FILE, lab.to_json())
 
@@ -86,8 +91,8 @@ class Home:
         """Remove every file of the lab."""
         shutil.rmtree(self.runs, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
-        if base().is_dir() and not [path for path in base().iterdir() if path.name != ".lock"]:
-            shutil.rmtree(base(), ignore_errors=True)
+        with suppress(OSError):  # there are others, or it is gone
+            base().rmdir()
 
 
 def names() -> list[str]:
@@ -99,14 +104,25 @@ def names() -> list[str]:
 
 @contextmanager
 def alone(what: str) -> Iterator[None]:
-    """Let nobody else plan a lab meanwhile, so that no two get one network; ``what`` is said when it takes too long."""
-    private_folder(base())
-    handle = os.open(base() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Let nobody else on this host plan a lab meanwhile, so that no two get one network, also where their homes differ.
+
+    Raises ``Conflict``, which names ``what``, when another takes too long.
+    """
+    handle = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # all labs meet there, and no file stays behind
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(f"another '{what}' is at work at this moment", hint="try again in a second") from None
+        deadline = time.monotonic() + ALONE_SECONDS
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise Conflict(f"another '{what}' is at work at this moment", hint="try again in a second")
+            time.sleep(0.05)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
