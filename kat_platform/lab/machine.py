@@ -23,6 +23,8 @@ from kat_platform.lab.plan import Lab, LabNode
 from kat_platform.lab.shell import inside
 
 STOP_SECONDS: Final = 20.0
+ENTER_SECONDS: Final = 5.0
+"""How long a new agent may take to be in its machine."""
 _AGENT: Final = "kat_platform.cli.agent_main"
 _DETACH: Final = 2  # MNT_DETACH, umount(2)
 
@@ -107,6 +109,10 @@ class Machine:
                 cwd="/",
                 start_new_session=True,
             )
+        # Until then it is not seen to run there, and would be taken for one that has ended.
+        deadline = time.monotonic() + ENTER_SECONDS
+        while child.poll() is None and self.agent_pid() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         child.returncode = 0  # it is meant to outlive us: Popen shall neither warn nor wait
 
     def agent_pid(self) -> int | None:
