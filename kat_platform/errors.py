@@ -139,6 +139,15 @@ class TimedOut(Unavailable):
     exit_code = 6
 
 
+class CutOff(Unavailable):
+    """This server cannot learn from the store what was written elsewhere; nothing was done.
+
+    Another server may be able to, so the same request may be sent to it, whatever it does.
+    """
+
+    code = "cut-off"
+
+
 class HostNotReady(KatError):
     """The host lacks something KAT needs; the message says what to install or change."""
 

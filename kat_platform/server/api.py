@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from kat_platform.backup.keeper import BackupKeeper
-from kat_platform.errors import Unavailable
+from kat_platform.errors import CutOff, Unavailable
 from kat_platform.interfaces.auth import Auth, Identity, Verb
 from kat_platform.interfaces.scheduler import Contributions, Scheduler
 from kat_platform.interfaces.store import Store
@@ -113,15 +113,20 @@ class Api:
     async def fresh(self) -> None:
         """Wait until this server's own state has everything that was acknowledged anywhere before this call.
 
-        Raises ``Unavailable`` when the store cannot tell: this server may have been cut off or asleep, and what it
-        knows may be of long ago.
+        Raises ``CutOff`` when the store cannot tell: this server may have been alone or asleep, and what it knows may
+        be of long ago.
         """
         try:
             async with asyncio.timeout(FRESH_SECONDS):
                 page = await self.deps.store.list(keys.CLUSTER, keys_only=True)
                 await self.caught_up(page.revision)
         except TimeoutError:
-            raise Unavailable(f"node '{self.deps.node_name}' is cut off from the store at present") from None
+            raise CutOff(
+                f"node '{self.deps.node_name}' reaches no majority of the control-plane nodes at present",
+                hint="are most of them on, and connected with each other?",
+            ) from None
+        except Unavailable as error:
+            raise CutOff(f"node '{self.deps.node_name}' has no store: {error.message}", hint=error.hint) from None
 
     async def caught_up(self, revision: int) -> None:
         """Wait until this server's own state has a write, so that the caller reads what it wrote."""

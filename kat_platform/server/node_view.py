@@ -72,20 +72,24 @@ def cluster_item(state: ClusterState) -> ClusterItem | None:
     """Give the configuration, where the API answers, and the namespaces."""
     if state.configuration is None:
         return None
-    port = state.configuration.spec.api_port
+    return ClusterItem(
+        configuration=state.configuration,
+        api_endpoints=api_endpoints(state, state.configuration.spec.api_port),
+        namespaces=tuple(sorted(state.namespaces)),
+    )
+
+
+def api_endpoints(state: ClusterState, port: int, *, first: str = "") -> tuple[str, ...]:
+    """Give where the API answers: node by node, beginning with the node ``first``."""
     endpoints: list[str] = []
     inside: list[str] = []  # through the overlay: asked last, so that the first failure leads to another node
-    for name, record in sorted(state.nodes.items()):
+    for name, record in sorted(state.nodes.items(), key=lambda item: (item[0] != first, item[0])):
         if record.role is NodeRole.CONTROL_PLANE:
             report = state.reports.get(name)
             endpoints += [f"https://{_host(address)}:{port}" for address in (report.addresses if report else ())]
             if record.overlay_address is not None:
                 inside.append(f"https://{record.overlay_address}:{port}")
-    return ClusterItem(
-        configuration=state.configuration,
-        api_endpoints=tuple(dict.fromkeys((*endpoints, *inside))),
-        namespaces=tuple(sorted(state.namespaces)),
-    )
+    return tuple(dict.fromkeys((*endpoints, *inside)))
 
 
 def trust_item(state: ClusterState) -> TrustItem | None:

@@ -117,8 +117,10 @@ async def create(request: web.Request, api: Api) -> web.StreamResponse:
     revision = await api.repository.commit(
         [Compare.absent(key)], [Put(key, record.to_json()), *stale[:64]], f"join token {record.id}"
     )
-    cluster = node_view.cluster_item(api.state)
-    servers = list(cluster.api_endpoints) if cluster is not None else []
+    configuration = api.state.configuration
+    # This node first: it is one that answers, and a machine is told to join there.
+    here, port = api.deps.node_name, configuration.spec.api_port if configuration is not None else 0
+    servers = list(node_view.api_endpoints(api.state, port, first=here)) if port else []
     return answer_json({**_shown(record), "token": token.encode(), "servers": servers}, status=201, etag=revision)
 
 

@@ -49,6 +49,8 @@ _BY_CODE: dict[StatusCode, type[KatError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidInput,
     StatusCode.UNIMPLEMENTED: InternalError,
 }
+_MAJORITY = "etcd needs a majority of its members: are most control-plane nodes on, and connected with each other?"
+_WITHOUT_MAJORITY = ("request timed out", "no leader")
 _NOT_SENT = ("failed to connect to all addresses", "connections to all backends failing", "Channel is closed")
 _REFUSED = ("too many requests", "rpc not supported for learner", "etcdserver: no leader")
 _PASSING = (
@@ -65,8 +67,9 @@ def translate(error: AioRpcError, what: str) -> KatError:
             return kind(f"{what}: {_plain(text)}", hint=hint)
     kind = _BY_CODE.get(error.code(), StoreError)
     if kind is TimedOut:
-        return TimedOut(f"{what}: etcd did not answer in time", hint="it may or may not have been carried out")
-    return kind(f"{what}: {_plain(text)}")
+        return TimedOut(f"{what}: etcd did not answer in time", hint=f"a change may have happened or not; {_MAJORITY}")
+    alone = any(part in text for part in _WITHOUT_MAJORITY)
+    return kind(f"{what}: {_plain(text)}", hint=_MAJORITY if alone else None)
 
 
 def certainly_not_done(error: AioRpcError) -> bool:

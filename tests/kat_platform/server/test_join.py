@@ -9,8 +9,10 @@ from ipaddress import IPv4Network
 import pytest
 from cryptography import x509
 
+from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.identity import NodeName
-from kat_platform.model.node import NodeRecord, NodeRole
+from kat_platform.model.meta import Metadata
+from kat_platform.model.node import NodeRecord, NodeReport, NodeRole
 from kat_platform.pki import certificates
 from kat_platform.pki.authority import Authority
 from kat_platform.pki.files import write_whole
@@ -122,6 +124,16 @@ async def test_the_new_certificate_speaks_for_its_node_only(plane, admin, strang
 async def test_ca_is_given_to_anybody(plane, stranger):
     _, found, _ = await stranger.ask("GET", "/ca", 200)
     assert found == {"ca": plane.authority.pem().decode(), "trusted": plane.authority.pem().decode()}
+
+
+async def test_a_join_token_names_the_server_that_answers_first(plane, admin):
+    port = ClusterConfiguration(metadata=Metadata(name="cluster")).spec.api_port
+    await plane.add_node("n0", NodeRole.CONTROL_PLANE, "10.100.4.0/23")
+    report = NodeReport.from_json((await plane.store.get(keys.node_report("n0"))).value)
+    await plane.store.put(keys.node_report("n0"), report.model_copy(update={"addresses": ("192.0.2.9",)}).to_json())
+    await plane.settled()
+    made = await admin.post("/join-tokens", {}, status=201)
+    assert made["servers"][:2] == [f"https://192.0.2.1:{port}", f"https://192.0.2.9:{port}"]
 
 
 async def test_only_administrators_handle_join_tokens(plane, caller_of, admin):

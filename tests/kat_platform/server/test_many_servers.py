@@ -56,7 +56,7 @@ async def test_a_view_waits_until_the_server_knows_everything(plane, caller_of):
 async def test_a_server_without_the_store_gives_no_view(plane, caller_of):
     async with caller_of(plane.node_tls("n1", NodeRole.CONTROL_PLANE)) as node:
         plane.store.down = True
-        assert (await node.get("/nodes/n1/view", status=503))["code"] == "store"
+        assert (await node.get("/nodes/n1/view", status=503))["code"] == "cut-off"
         plane.store.down = False
 
 
@@ -68,6 +68,15 @@ async def test_consistent_reads_see_what_another_server_wrote(plane, admin):
     asyncio.get_running_loop().call_later(0.3, plane.store.awake.set)
     names = [item["name"] for item in (await admin.get("/nodes?consistent=true"))["items"]]
     assert names == ["n1", "n2"]
+
+
+async def test_a_server_without_the_store_refuses_whatever_must_be_consistent_before_it_does_anything(plane, admin):
+    plane.store.down = True
+    refused = await admin.post("/join-tokens?consistent=true", {}, status=503)
+    assert (refused["code"], "node 'n1' has no store" in refused["detail"]) == ("cut-off", True)
+    await admin.get("/nodes")
+    plane.store.down = False
+    assert (await admin.get("/join-tokens?consistent=true"))["items"] == []
 
 
 async def test_a_node_that_goes_to_another_server_and_comes_back_is_never_seen_dead():
