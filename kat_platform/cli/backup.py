@@ -6,7 +6,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +14,7 @@ import click
 
 from kat_platform.cli import render
 from kat_platform.cli.session import Session, talks
-from kat_platform.errors import KatError, NotFound, Unavailable, UsageError
+from kat_platform.errors import KatError, NotFound, Unauthenticated, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from kat_platform.cli.client import Client
@@ -50,7 +49,7 @@ def ls(session: Session, output: str) -> None:
     """List the backups on every control-plane node that this context knows and that answers."""
     render.check_format(output)
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for answer in _everywhere(session.client):
+    for answer in _listed(session.client):
         found.update({(item["node"], item["name"]): item for item in answer["items"]})
     items = sorted(found.values(), key=lambda item: (item["createdAt"], item["node"]))
     text = render.structured(output, {"kind": "List", "items": items})
@@ -104,36 +103,54 @@ def download(session: Session, name: str, output: Path | None) -> None:
     _fetch(_having(session.client, name), name, output)
 
 
-def _each(client: Client) -> Iterator[Client]:
-    """Give a client for each server of the context."""
+def _everywhere(client: Client) -> Iterator[tuple[Client, dict[str, Any] | KatError]]:
+    """Ask every server for what lies on its node, side by side, so that all that are dead are waited for only once.
+
+    Gives the answers as they come, each with a client of that server alone, and why one gave none. Raises what went
+    wrong elsewhere, and what the last one says when nobody can be spoken with. The threads end with the process.
+    """
+    import queue
+    import threading
+
     from kat_platform.cli.client import Client
 
-    for server in client.context.servers:
-        yield Client(replace(client.context, servers=(server,)))
+    found: queue.SimpleQueue[tuple[Client, dict[str, Any] | Exception]] = queue.SimpleQueue()
 
-
-def _everywhere(client: Client) -> Iterator[dict[str, Any]]:
-    """Ask every server for what lies on its node; says who did not answer, and raises when nobody did."""
-    failures: list[Unavailable] = []
-    answered = False
-    for one in _each(client):
+    def ask(one: Client) -> None:
         try:
-            yield one.get("backups")
+            found.put((one, one.get("backups")))
+        except Exception as error:  # raised where it is waited for
+            found.put((one, error))
+
+    for server in client.context.servers:
+        one = Client(replace(client.context, servers=(server,)))
+        threading.Thread(target=ask, args=(one,), name=f"backups-{server}", daemon=True).start()
+    answered = False
+    for left in reversed(range(len(client.context.servers))):
+        one, answer = found.get()
+        if not isinstance(answer, Exception):
             answered = True
-        except Unavailable as error:
-            failures.append(error)
-    if not answered and failures:
-        raise failures[-1]
-    for failure in failures:
-        click.echo(f"not listed: {failure.message}", err=True)
+        elif not isinstance(answer, Unavailable | Unauthenticated) or not (left or answered):
+            raise answer
+        yield one, answer
+
+
+def _listed(client: Client) -> Iterator[dict[str, Any]]:
+    """Give what every server lists, in the order of the servers; says who did not answer."""
+    found = {one.context.servers[0]: answer for one, answer in _everywhere(client)}
+    for server in client.context.servers:
+        answer = found[server]
+        if isinstance(answer, KatError):
+            click.echo(f"not listed: {answer.message}", err=True)
+        else:
+            yield answer
 
 
 def _having(client: Client, name: str) -> Client:
     """Find the server on whose node a backup lies; raises ``NotFound``."""
-    for one in _each(client):
-        with suppress(Unavailable):
-            if any(item["name"] == name for item in one.get("backups")["items"]):
-                return one
+    for one, answer in _everywhere(client):
+        if not isinstance(answer, KatError) and any(item["name"] == name for item in answer["items"]):
+            return one
     raise NotFound(f"there is no backup '{name}' on a node that answers", hint="katcall backup ls lists them")
 
 

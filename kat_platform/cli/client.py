@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
@@ -15,12 +15,15 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from kat_platform import errors
 from kat_platform.cli.context import Context
-from kat_platform.errors import InvalidInput, KatError, TimedOut, Unauthenticated, Unavailable
+from kat_platform.cli.race import API_PORT, CONNECT_SECONDS, NobodyAnswered, race
+from kat_platform.errors import CutOff, InvalidInput, KatError, TimedOut, Unauthenticated, Unavailable
 
 API: Final = "/v1alpha1"
-SERVER_NAME: Final = "kat-api"
-CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 60.0
+PATIENCE_SECONDS: Final = 10.0
+"""How long a server may leave a reading request without any answer before another one is asked instead."""
+CUT_OFF_SECONDS: Final = 10.0
+"""For how long a server that is cut off from the store is not asked whether it still is: that takes 3 s."""
 STREAM_SECONDS: Final = 45.0
 """A stream says something at least every 10 s; after this long without, the server is taken for lost."""
 
@@ -61,13 +64,24 @@ _CODES: Final[dict[str, type[KatError]]] = {kind.code: kind for kind in reversed
 
 
 class Client:
-    """Speaks with the API of one context; tries its servers in turn."""
+    """Speaks with the API of one context, through whichever of its servers answers first; stays with that one.
 
-    def __init__(self, context: Context) -> None:
+    Where a context has several servers, each must show at its first request that it reaches the store (``consistent``):
+    what this client, or another one of the same user's before it, wrote through another server must be seen. One that
+    cannot is left for another. When none can, one is read from all the same, and ``warn`` is told so; none is written
+    through.
+    """
+
+    def __init__(self, context: Context, warn: Callable[[str], None] = lambda text: None) -> None:
         self.context = context
+        self._warn = warn
         self._tls: ssl.SSLContext | None = None
-        self._servers = list(context.servers)
-        self._moved = False
+        self._servers = context.servers
+        self._caught_up: str | None = context.servers[0] if len(context.servers) == 1 else None
+        """The server that has shown since our last write through any other that it lacks nothing."""
+        self._cut_off: dict[str, tuple[CutOff, float]] = {}
+        """What the servers said that could not show that, and until when they are not asked again."""
+        self._warned = False
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -142,61 +156,145 @@ class Client:
         headers: Mapping[str, str] | None,
         timeout: float,
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = self._connect()
         given = {k: _text(v) for k, v in (params or {}).items() if v is not None and v is not False}
-        if self._moved and method == "GET":  # what this client wrote through the server before must be seen here
-            given["consistent"] = "true"
-        query = urlencode(given)
-        target = f"{path}?{query}" if query else path
+        send = _Send(method, path, given, body, {**self.headers, **(headers or {})}, timeout)
+        connection, answer = self._ask(send)
         try:
-            sock = connection.sock
-            sock.settimeout(timeout)
-            connection.request(method, target, body=body, headers={**self.headers, **(headers or {})})
-            yield connection.getresponse()
+            yield answer
         except TimeoutError:
-            raise TimedOut(f"{_where(connection)} did not answer within {timeout:g} s") from None
+            raise _late(connection, timeout) from None
         except (http.client.HTTPException, ssl.SSLError, OSError) as error:
             raise _broken(error, _where(connection)) from None
         finally:
             connection.close()
 
-    def _connect(self) -> http.client.HTTPSConnection:
-        failures: list[KatError] = []
-        for server in tuple(self._servers):
-            parts = urlsplit(server)
+    def _ask(self, send: _Send) -> tuple[http.client.HTTPSConnection, http.client.HTTPResponse]:
+        """Send a request and give the beginning of its answer.
+
+        What only reads is asked of another server where one breaks off or says nothing. What writes is not: it may
+        have been done. Only a server that says it is cut off has surely done nothing.
+        """
+        reads, fresh = send.method == "GET", "consistent" not in send.params
+        again = reads and len(self.context.servers) > 1
+        while True:
+            server, connection = self._connect()
+            alone = self._said_cut_off(server) if fresh else None
+            asked = fresh and server != self._caught_up and alone is None
+            again = again and alone is None  # what needs the store takes long now, wherever it is asked
+            wait = min(send.timeout, PATIENCE_SECONDS) if again else send.timeout
             try:
-                connection = _Connection(parts.hostname or "", parts.port or 9115, self.tls)
-                connection.connect()
-                if failures:  # stay with the one that answers
-                    self._servers.remove(server)
-                    self._servers.insert(0, server)
-                    self._moved = True
-                return connection
-            except TimeoutError:
-                failures.append(Unavailable(f"the API at {server} does not answer", hint=_HINT))
-            except (ssl.SSLError, OSError) as error:
-                failures.append(_broken(error, server, self.context.name))
-        raise failures[-1]
+                if alone is not None:
+                    self._go_on(alone, reads=reads)
+                if not reads and server != self._caught_up:
+                    self._caught_up = None
+                answer = send.through(connection, consistent=asked, wait=wait)
+                if asked and answer.status == CutOff.http_status:
+                    raise _problem(answer.status, answer.read())
+                if asked and answer.status < 400:
+                    self._caught_up, self._warned = server, False
+                    self._cut_off.clear()
+                return connection, answer
+            except CutOff as error:
+                connection.close()
+                if alone is not None:
+                    raise
+                now = time.monotonic()
+                known = {each: found for each, found in self._cut_off.items() if now < found[1]}
+                self._cut_off = {**known, server: (error, now + CUT_OFF_SECONDS)}
+                if 2 * len(self._cut_off) <= len(self.context.servers):  # else there is no majority anywhere
+                    self._put_last(server)
+            except (http.client.HTTPException, OSError) as error:
+                connection.close()
+                if not again:
+                    late = isinstance(error, TimeoutError)
+                    raise (_late(connection, wait) if late else _broken(error, _where(connection))) from None
+                again = False
+                self._put_last(server)
+            except BaseException:
+                connection.close()
+                raise
 
+    def _said_cut_off(self, server: str) -> CutOff | None:
+        error, until = self._cut_off.get(server, (None, 0.0))
+        return error if time.monotonic() < until else None
 
-class _Connection(http.client.HTTPSConnection):
-    """Checks the server's certificate for the name every control-plane node has, whatever its address."""
+    def _go_on(self, alone: CutOff, *, reads: bool) -> None:
+        """Make do with a server that is cut off, because no better one answers: to read only, and with a word."""
+        if not reads:
+            raise CutOff(f"nothing was changed: {alone.message}", hint=alone.hint)
+        if not self._warned:
+            self._warn(f"what follows may be out of date: {alone.message}")
+        self._warned = True
 
-    def __init__(self, host: str, port: int, tls: ssl.SSLContext) -> None:
-        super().__init__(host, port, timeout=CONNECT_SECONDS, context=tls)
-        self._kat_tls = tls
+    def _put_last(self, server: str) -> None:
+        self._servers = (*(each for each in self._servers if each != server), server)
 
-    def connect(self) -> None:
-        plain = socket.create_connection((self.host, self.port), CONNECT_SECONDS)
+    def reach(self) -> str:
+        """Name the server to talk to now, for who has a way of its own to do so. Raises as a request does."""
+        server, connection = self._connect()
+        connection.close()
+        return server
+
+    def _connect(self) -> tuple[str, http.client.HTTPSConnection]:
         try:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sock = self._kat_tls.wrap_socket(plain, server_hostname=SERVER_NAME)
-        except BaseException:
-            plain.close()
-            raise
+            server, sock = race(self._servers, self.tls)
+        except NobodyAnswered as error:
+            raise _nobody(error.failures, self.context.name) from None
+        self._servers = (server, *(each for each in self._servers if each != server))
+        parts = urlsplit(server)
+        connection = http.client.HTTPSConnection(parts.hostname or "", parts.port or API_PORT, context=self.tls)
+        connection.sock = sock
+        return server, connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Send:
+    """A request as it is sent, through whichever server."""
+
+    method: str
+    path: str
+    params: Mapping[str, str]
+    body: bytes | None
+    headers: Mapping[str, str]
+    timeout: float
+
+    def through(
+        self, connection: http.client.HTTPSConnection, *, consistent: bool, wait: float
+    ) -> http.client.HTTPResponse:
+        """Send it, and wait for the beginning of the answer; the rest of it may take ``timeout``."""
+        sock = connection.sock
+        sock.settimeout(wait)
+        query = urlencode({**self.params, **({"consistent": "true"} if consistent else {})})
+        target = f"{self.path}?{query}" if query else self.path
+        connection.request(self.method, target, body=self.body, headers=self.headers)
+        answer = connection.getresponse()
+        if connection.sock is not None:
+            sock.settimeout(self.timeout)
+        return answer
 
 
 _HINT: Final = "is kat-agent running there? 'katcall context ls' shows other clusters"
+
+
+def _nobody(failures: Mapping[str, Exception], context: str) -> KatError:
+    """Say why no server of a context can be talked to."""
+    found = {server: _broken(error, server, context) for server, error in failures.items()}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    refused = [error for error in found.values() if isinstance(error, Unauthenticated)]
+    if refused:  # somebody is there, and waiting for the others may mend nothing: this has to be looked at
+        others = len(found) - len(refused)
+        rest = f"; {others} other {'server does' if others == 1 else 'servers do'} not answer" if others else ""
+        return Unauthenticated(f"{refused[0].message}{rest}", hint=refused[0].hint)
+    why: dict[str, list[str]] = {}
+    for server, error in failures.items():
+        why.setdefault(_reason(error), []).append(server)
+    said = "; ".join(f"{text} ({', '.join(servers)})" for text, servers in why.items())
+    return Unavailable(f"the API does not answer at any of its {len(found)} servers: {said}", hint=_HINT)
+
+
+def _late(connection: http.client.HTTPSConnection, seconds: float) -> TimedOut:
+    return TimedOut(f"{_where(connection)} did not answer within {seconds:g} s")
 
 
 def _broken(error: Exception, server: str, context: str | None = None) -> KatError:
@@ -208,18 +306,23 @@ def _broken(error: Exception, server: str, context: str | None = None) -> KatErr
             hint="another cluster answers there (katcall context ls), or its CA was changed: get a new context from its"
             " administrator, or run 'kat-agent context' on a control-plane node",
         )
+    if isinstance(error, ssl.SSLError) and error.reason and "ALERT" in error.reason:
+        return Unauthenticated(
+            f"the server at {server} refused our certificate ({error.reason.replace('_', ' ').lower()})",
+            hint="it has expired, or is of another cluster or of a CA that this one has replaced; get a new context"
+            " from its administrator, or run 'kat-agent context' on a control-plane node",
+        )
+    return Unavailable(f"the API at {server} does not answer: {_reason(error)}", hint=_HINT)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        if error.reason and "ALERT" in error.reason:
-            return Unauthenticated(
-                f"the server at {server} refused our certificate ({error.reason.replace('_', ' ').lower()})",
-                hint="it has expired, or is of another cluster or of a CA that this one has replaced; get a new context"
-                " from its administrator, or run 'kat-agent context' on a control-plane node",
-            )
-        return Unavailable(f"no TLS with {server}: {error.reason or error}", hint=_HINT)
+        return f"no TLS, {error.reason or error}"
     if isinstance(error, ConnectionRefusedError):
-        return Unavailable(f"the API at {server} does not answer: connection refused", hint=_HINT)
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-    return Unavailable(f"the API at {server} does not answer: {text}", hint=_HINT)
+        return "connection refused"
+    if isinstance(error, TimeoutError):
+        return f"nothing comes within {CONNECT_SECONDS:g} s"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _problem(status: int, data: bytes) -> KatError:

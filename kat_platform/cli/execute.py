@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 
 import click
 
-from kat_platform.cli.client import SERVER_NAME, Client, at, error_of
+from kat_platform.cli.client import Client, at, error_of
 from kat_platform.cli.get import need_workload
+from kat_platform.cli.race import CONNECT_SECONDS, SERVER_NAME
 from kat_platform.cli.session import Session, split_workload, talks
 from kat_platform.errors import Conflict, KatError, NotFound, Unavailable
 
@@ -26,6 +27,8 @@ STDIN: Final = b"\x00"
 RESIZE: Final = b"\x03"
 STDOUT_CHANNEL, STDERR_CHANNEL, EXIT_CHANNEL = 1, 2, 4
 _READ: Final = 32 * 1024
+_BEGIN_SECONDS: Final = 300.0
+"""How long the command may take to begin: the server has to reach the agent of the node first."""
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -46,8 +49,10 @@ def execute(session: Session, stdin: bool, tty: bool, workload: str, command: tu
     instance = instance or _choose(session, name)
     path = at("namespaces", session.namespace, "instances", instance, "exec")
     query = urlencode([*(("command", word) for word in words), ("tty", str(int(tty))), ("stdin", str(int(stdin)))])
+    # Before the loop, which would hold a Ctrl-C back. Of servers that are dead, aiohttp would wait for each in turn.
+    server = session.client.reach()
     with _raw(tty and stdin):
-        return asyncio.run(_run(session.client, f"{path}?{query}", stdin=stdin, tty=tty))
+        return asyncio.run(_run(session.client, server, f"{path}?{query}", stdin=stdin, tty=tty))
 
 
 def _choose(session: Session, name: str) -> str:
@@ -75,26 +80,24 @@ def _raw(wanted: bool) -> Iterator[None]:
         termios.tcsetattr(handle, termios.TCSADRAIN, before)
 
 
-async def _run(client: Client, target: str, *, stdin: bool, tty: bool) -> int:
+async def _run(client: Client, server: str, target: str, *, stdin: bool, tty: bool) -> int:
     import aiohttp
 
-    failure: KatError | None = None
-    async with aiohttp.ClientSession(headers=client.headers) as session:
-        for server in client.context.servers:
-            try:
-                async with session.ws_connect(
-                    f"{server.rstrip('/')}{target}",
-                    ssl=client.tls,
-                    server_hostname=SERVER_NAME,
-                    heartbeat=20.0,
-                    max_msg_size=2**20,
-                ) as socket:
-                    return await _talk(socket, stdin=stdin, tty=tty)
-            except aiohttp.WSServerHandshakeError as error:
-                raise _refused(error) from None
-            except (aiohttp.ClientError, OSError) as error:
-                failure = Unavailable(f"the API at {server} does not answer: {error}")
-    raise failure or Unavailable("the context has no servers")
+    patience = aiohttp.ClientTimeout(total=_BEGIN_SECONDS, sock_connect=CONNECT_SECONDS)
+    async with aiohttp.ClientSession(headers=client.headers, timeout=patience) as session:
+        try:
+            async with session.ws_connect(
+                f"{server.rstrip('/')}{target}",
+                ssl=client.tls,
+                server_hostname=SERVER_NAME,
+                heartbeat=20.0,
+                max_msg_size=2**20,
+            ) as socket:
+                return await _talk(socket, stdin=stdin, tty=tty)
+        except aiohttp.WSServerHandshakeError as error:
+            raise _refused(error) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"the API at {server} does not answer: {error}") from None
 
 
 def _refused(error: Any) -> KatError:

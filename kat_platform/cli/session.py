@@ -42,14 +42,14 @@ class Session:
             from kat_platform.cli.client import Client
             from kat_platform.cli.context import load
 
-            self._client = Client(load(self._context))
+            self._client = Client(load(self._context), _warn)
         return self._client
 
     def use(self, context: Context) -> None:
         """Go on with a context that was changed."""
         from kat_platform.cli.client import Client
 
-        self._client = Client(context)
+        self._client = Client(context, _warn)
 
     @property
     def namespace(self) -> str:
@@ -60,6 +60,10 @@ class Session:
     def given_namespace(self) -> str | None:
         """The namespace, where one was given."""
         return self._given
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def talks(command: F) -> F:

@@ -235,8 +235,23 @@ def test_the_leader_is_cut_off_from_the_others(lab: Trio, unharmed: Writer) -> N
         assert next_leader(lab, old, since) < LEADERLESS_SECONDS
         with pytest.raises(KatError):  # it still answers the host, but admits that it knows nothing new
             lab.through(old).get("nodes", consistent=True)
+        client = lab.through(old, *others)
+        token = client.post("join-tokens", body={"role": "worker"})["id"]  # the first refuses it
+        assert token in {item["id"] for item in client.get("join-tokens")["items"]}
     finally:
         lab.lab("heal", old)
+
+
+def test_katcall_passes_by_a_first_server_that_is_frozen(lab: Trio, unharmed: Writer) -> None:
+    lab.lab("pause", "--only", "agent", "n1")
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            token = json.loads(lab.katcall("token", "create", "--role", "worker", "-o", "json"))
+            assert token["id"] in lab.katcall("token", "ls", "-o", "json")
+            assert time.monotonic() - began < 6, "about 1 s is usual, and one connection to n1 takes 5 s to fail"
+    finally:
+        lab.lab("resume", "n1")
 
 
 def test_all_nodes_lose_power_and_come_back(lab: Trio) -> None:

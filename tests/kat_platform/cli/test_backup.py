@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 
 import pytest
 
 from kat_platform.backup.archive import check
+from kat_platform.cli import race
 
 
 def test_one_is_made_listed_tried_and_fetched(cluster, katcall, tmp_path):
@@ -48,6 +51,24 @@ def test_one_that_does_not_exist(cluster, katcall, tmp_path):
     assert "katcall backup ls" in katcall("backup", "verify", "nobody", code=3).err
     katcall("backup", "download", "nobody", "-o", str(tmp_path / "x"), code=3)
     assert not (tmp_path / "x").exists()
+
+
+def test_servers_that_do_not_answer_are_waited_for_side_by_side_and_named(
+    cluster, katcall, become, monkeypatch, tmp_path
+):
+    katcall("backup", "create")
+    monkeypatch.setattr(race, "CONNECT_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        frozen = [f"https://127.0.0.1:{each.getsockname()[1]}" for each in (one, two)]
+        become("root", "admin", servers=[frozen[0], cluster.plane.url, frozen[1]])
+        began = time.monotonic()
+        found = katcall("backup", "ls", "-o", "json")
+        assert time.monotonic() - began < 1.8
+        assert len(found.json["items"]) == 1
+        assert [f"not listed: the API at {each} does not answer" in found.err for each in frozen] == [True, True]
+        katcall("backup", "download", found.json["items"][0]["name"], "-o", str(tmp_path / "kept"))
+        become("root", "admin", servers=frozen)
+        assert "does not answer" in katcall("backup", "download", "nobody", "-o", str(tmp_path / "x"), code=1).err
 
 
 @pytest.mark.parametrize("words", [("create",), ("ls",), ("verify", "x"), ("download", "x")])
