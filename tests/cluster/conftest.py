@@ -10,6 +10,7 @@ import pytest
 
 from . import host
 from .host import wait_for
+from .lab import RealLab
 from .node import RealNode, fresh_name
 from .quadlets import document, web, workload
 
@@ -124,9 +125,12 @@ def place(node: RealNode) -> Iterator[Place]:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Put the end of the agent's log into the report of a failed test."""
+    """Put the end of every agent's log into the report of a failed test."""
     outcome: Any = yield
     report = outcome.get_result()
     node = getattr(item, "funcargs", {}).get("shared_node")
     if report.failed and isinstance(node, RealNode):
         report.sections.append(("agent", node.tail(60)))
+    if report.failed:
+        for lab in {lab.name: lab for lab in RealLab.known}.values():
+            report.sections += [(f"agent of {node} in {lab.name}", text) for node, text in lab.tails(60).items()]

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 
@@ -29,11 +30,14 @@ from .quadlets import API, web
 class RealLab:
     """One lab by name, with a home of its own; several of them share a folder and a store of images."""
 
+    known: ClassVar[WeakSet[RealLab]] = WeakSet()
+
     def __init__(self, folder: Path, config: Path, environment: dict[str, str]) -> None:
         self.name = f"kt{secrets.token_hex(2)}"
         self.folder, self.config, self.environment = folder, config, environment
         self.tags: set[str] = set()
         self.client: Client
+        self.known.add(self)
 
     def katcall(self, *words: str, check: bool = True, timeout: float = 120.0) -> str:
         """Run katcall and give what it prints."""
@@ -63,6 +67,11 @@ class RealLab:
     def runs(self) -> Path:
         """Where its sockets lie."""
         return Path(f"/run/kl-{self.name}")
+
+    def tails(self, lines: int) -> dict[str, str]:
+        """Give the end of each node's log."""
+        logs = sorted((self.folder / self.name).glob("*/agent.log"))
+        return {log.parent.name: "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) for log in logs}
 
     def left(self) -> list[str]:
         """Name everything of this lab that is on the machine."""
