@@ -9,6 +9,7 @@ import stat
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from kat_platform.errors import InvalidInput, NotFound, UsageError
 
@@ -120,11 +121,23 @@ def use(name: str, namespace: str | None = None) -> Context:
 
 
 def _read(name: str, value: dict[str, Any]) -> Context:
-    servers = tuple(str(server) for server in value["servers"])
+    servers = tuple(dict.fromkeys(_server(name, str(server)) for server in value["servers"]))
     if not servers:
         raise ValueError(f"context '{name}' has no servers")
     known = {key: value.get(key) for key in ("certificate", "key", "token")}
     return Context(name, servers, str(value["ca"]), namespace=str(value.get("namespace") or DEFAULT_NAMESPACE), **known)
+
+
+def _server(name: str, text: str) -> str:
+    """Refuse what is no server: these are written by hand, too, and half an address leads to another machine."""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "https" and parts.hostname and parts.port != 0 and parts.path in ("", "/")
+    except ValueError:  # a port out of range, a bracket that is not closed
+        good = False
+    if not good:
+        raise ValueError(f"server '{text}' of context '{name}' is not https://HOST:PORT")
+    return text
 
 
 def _write(current: str | None, contexts: dict[str, Context]) -> Path:

@@ -141,7 +141,7 @@ def _addresses(servers: Sequence[str], failures: dict[str, Exception]) -> Iterat
         parts = urlsplit(server)
         try:
             found = socket.getaddrinfo(parts.hostname, parts.port or API_PORT, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # there is no such name, or can be none
             failures[server] = error
             continue
         for family, _, _, _, address in found:
