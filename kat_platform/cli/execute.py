@@ -97,7 +97,8 @@ async def _run(client: Client, server: str, target: str, *, stdin: bool, tty: bo
         except aiohttp.WSServerHandshakeError as error:
             raise _refused(error) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"the API at {server} does not answer: {error}") from None
+            why = str(error) or f"nothing comes within {_BEGIN_SECONDS:g} s"
+            raise Unavailable(f"the API at {server} does not answer: {why}") from None
 
 
 def _refused(error: Any) -> KatError:
