@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,18 +48,11 @@ class Cluster:
 
     def through(self, *nodes: str) -> Client:
         """Give a client that knows these control-plane nodes only."""
-        servers = {f"n{number}": address for number, address in enumerate(self._servers(), 1)}
-        return Client(replace(self.lab.client.context, servers=tuple(servers[node] for node in nodes)))
-
-    def _servers(self) -> list[str]:
-        return sorted(self.lab.client.context.servers)
+        return self.lab.through(*nodes)
 
     def leader(self) -> str | None:
         """Name the leader; ``None`` while nobody knows of one."""
-        try:
-            return str(self.lab.client.get("leader")["leader"] or "") or None
-        except KatError:
-            return None
+        return self.lab.leader()
 
     # --- what happens to nodes --------------------------------------------------------------------------------
 
@@ -99,7 +91,7 @@ class Cluster:
 
         A node that was away for less than the loss timeout counted as ready all the while.
         """
-        for number in range(1, len(self._servers()) + 1):
+        for number in range(1, len(self.lab.client.context.servers) + 1):
             only = self.through(f"n{number}")
             self.until(lambda c=only: bool(c.get("nodes", consistent=True)), f"n{number} serves", 60)  # type: ignore[misc]
         self.until(lambda: self.leader() is not None, "there is a leader", 30)
@@ -141,7 +133,7 @@ def cluster(nodes: int, control_plane: int = 1) -> Iterator[Cluster]:
     try:
         with several(folder) as make, pytest.MonkeyPatch.context() as patch:
             try:
-                lab = make()
+                lab = make(RealLab)
                 for name in ("KAT_LAB_HOME", "KAT_CONFIG", "PYTHONPATH"):
                     patch.setenv(name, lab.environment[name])
                 took = lab.up(nodes, "--control-plane", str(control_plane))

@@ -132,5 +132,5 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed and isinstance(node, RealNode):
         report.sections.append(("agent", node.tail(60)))
     if report.failed:
-        for lab in {lab.name: lab for lab in RealLab.known}.values():
+        for lab in RealLab.known:
             report.sections += [(f"agent of {node} in {lab.name}", text) for node, text in lab.tails(60).items()]

@@ -11,20 +11,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 import pytest
 
 from kat_platform.cli import context as contexts
 from kat_platform.cli.client import Client, at
+from kat_platform.errors import KatError
 from kat_platform.lab.machine import unmount_below
 from kat_platform.quadlet.archive import pack_files
 
 from . import host, images, site
 from .host import wait_for
-from .quadlets import API, web
+from .quadlets import API, document, web
+
+L = TypeVar("L", bound="RealLab")
+
+
+class MakeLab(Protocol):
+    """Makes a lab of a kind, which is not up yet; ``spec`` is of its cluster's configuration."""
+
+    def __call__(self, kind: type[L], **spec: object) -> L: ...
 
 
 class RealLab:
@@ -67,6 +77,27 @@ class RealLab:
     def runs(self) -> Path:
         """Where its sockets lie."""
         return Path(f"/run/kl-{self.name}")
+
+    def through(self, *nodes: str) -> Client:
+        """Give a client that knows these control-plane nodes only."""
+        servers = sorted(self.client.context.servers)
+        return Client(replace(self.client.context, servers=tuple(servers[int(node[1:]) - 1] for node in nodes)))
+
+    def leader(self, *asked: str) -> str | None:
+        """Name the leader as these nodes know it, or any of them if none is named; ``None`` while none does."""
+        try:
+            found = (self.through(*asked) if asked else Client(self.client.context)).get("leader")["leader"]
+        except KatError:
+            return None
+        return str(found) if found else None
+
+    def led(self) -> str:
+        """Wait for a leader and name it."""
+        return str(wait_for(self.leader, "there is a leader", 15))
+
+    def log(self, node: str) -> Path:
+        """Where a node's agent writes."""
+        return self.folder / self.name / node / "agent.log"
 
     def tails(self, lines: int) -> dict[str, str]:
         """Give the end of each node's log."""
@@ -160,7 +191,7 @@ class RealLab:
 
 
 @contextmanager
-def several(folder: Path) -> Iterator[Callable[[], RealLab]]:
+def several(folder: Path) -> Iterator[MakeLab]:
     """Give a way to make labs with the tests' images, none of which is up. At the end all are taken down, and must
     leave nothing.
     """
@@ -168,11 +199,6 @@ def several(folder: Path) -> Iterator[Callable[[], RealLab]]:
     (folder / "images.tar").write_bytes(images.archive())
     podman = ("podman", "--root", str(store), "--runroot", str(folder / "run"), "--storage-driver", "overlay")
     host.run(*podman, "load", "--quiet", "--input", str(folder / "images.tar"))
-    config = folder / "cluster.kat"
-    config.write_text(
-        "{apiVersion: kat.dws.rip/v1alpha1, kind: ClusterConfiguration, metadata: {name: lab},"
-        f" spec: {{pluginConfig: {{podman: {{localStores: [{store}]}}}}}}}}"
-    )
     environment = {
         **os.environ,
         "PYTHONPATH": site.python_path(folder / "site"),
@@ -181,9 +207,12 @@ def several(folder: Path) -> Iterator[Callable[[], RealLab]]:
     }
     made: list[RealLab] = []
 
-    def make() -> RealLab:
-        made.append(RealLab(folder / "home", config, environment))
-        return made[-1]
+    def make(kind: type[L], **spec: object) -> L:
+        lab = kind(folder / "home", folder / f"cluster{len(made)}.kat", environment)
+        spec = {"pluginConfig": {"podman": {"localStores": [str(store)]}}, **spec}
+        lab.config.write_text(document("ClusterConfiguration", "lab", spec=spec))
+        made.append(lab)
+        return lab
 
     left = []
     try:
@@ -203,7 +232,7 @@ def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
     data = str(lab.folder / lab.name / node / "data")
     line = ("lab", "exec", "--name", lab.name, node, "--", sys.executable, "-P", "-m", "kat_platform.cli.agent_main")
     program = (sys.executable, "-P", "-m", "kat_platform.cli.main", *line, *words, "--data-path", data)
-    code, said = host.outcome(*program, env=lab.environment)
+    code, said = host.outcome(*program, timeout=150, env=lab.environment)
     assert (code == 0) is check, f"{words}: {code} {said}"
     return said
 

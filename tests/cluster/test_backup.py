@@ -6,7 +6,6 @@ All of it through ``katcall`` and ``kat-agent``: what is done here, a user can d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from kat_platform.cli.client import Client
 from kat_platform.errors import KatError
 
 from .host import wait_for
-from .lab import RealLab, add_namespace, agent, backed_up
+from .lab import MakeLab, RealLab, add_namespace, agent, backed_up
 from .test_lab import make_lab
 
 __all__ = ["make_lab"]
@@ -44,12 +43,9 @@ def answers(lab: RealLab) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(make_lab: Callable[[], RealLab]) -> RealLab:
+def lab(make_lab: MakeLab) -> RealLab:
     """One control-plane node and two workers, with a web server on all of them; the first backup comes after 10 s."""
-    lab = make_lab()
-    often = lab.config.with_name("often.kat")
-    often.write_text(lab.config.read_text().replace("spec: {", "spec: {backupIntervalMinutes: 1, ", 1))
-    lab.config = often
+    lab = make_lab(RealLab, backupIntervalMinutes=1)
     lab.up(3)
     lab.apply("web", replicas=4)
     wait_for(lambda: lab.settled(4), "four instances are ready", 40)

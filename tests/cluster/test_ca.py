@@ -7,7 +7,6 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from kat_platform.errors import Unauthenticated
 from kat_platform.pki.trust import Trust
 
 from .host import wait_for
+from .lab import MakeLab, agent
 from .test_control_plane import NODES, Trio, Writer
 from .test_lab import RealLab, make_lab
 
@@ -108,12 +108,6 @@ class Four(Trio):
         """Where a node's certificates are."""
         return self.folder / self.name / node / "data/pki"
 
-    def agent(self, node: str, *words: str) -> str:
-        """Run kat-agent on a node."""
-        data = str(self.folder / self.name / node / "data")
-        program = (sys.executable, "-P", "-m", "kat_platform.cli.agent_main")
-        return self.lab("exec", node, "--", *program, *words, "--data-path", data)
-
     def tried(self, source: str, files: Path, host: str, port: int, path: str) -> str:
         """Give what a server answers on a node to the certificate in a folder."""
         words = (str(files / "ca.pem"), str(files / "node.pem"), str(files / "node.key"), host, str(port))
@@ -121,15 +115,10 @@ class Four(Trio):
 
 
 @pytest.fixture(scope="module")
-def lab(make_lab: Callable[[], RealLab]) -> Four:
+def lab(make_lab: MakeLab) -> Four:
     """The lab, with a web server behind a virtual IP. A node whose agent is stopped for a moment is not given up."""
-    plain = make_lab()
-    config = plain.config.with_name("four.kat")
-    config.write_text(plain.config.read_text().replace("spec: {", "spec: {nodeLossTimeoutSeconds: 40, ", 1))
-    made = Four(plain.folder, config, plain.environment)
-    made.name = plain.name  # which is taken down, and must leave nothing
+    made = make_lab(Four, nodeLossTimeoutSeconds=40)
     made.up(4)
-    plain.tags = made.tags
     made.apply("web", replicas=4)
     wait_for(lambda: made.settled(4), "four instances are ready", 40)
     return made
@@ -237,15 +226,15 @@ def test_a_removed_nodes_certificate_is_refused_everywhere_and_it_joins_anew(lab
     wait_for(refused, "API, agent and store refuse the removed node's certificate", 10)
     for what, (host, port, path) in places.items():
         assert lab.tried("n1", well, host, port, path).startswith("HTTP/1.1 "), f"{what} refuses others too"
-    lab.agent("n3", "reset", "--yes")
+    agent(lab, "n3", "reset", "--yes")
     words = joining(lab)
-    lab.agent("n3", *words, "--name", "n3")
+    agent(lab, "n3", *words, "--name", "n3")
     lab.lab("start", "n3")
     wait_for(lambda: lab.ready_nodes() == set(ALL), "it is a node again, as a worker", 40)
     record = json.loads((lab.folder / lab.name / "n3/data/node.json").read_text())
     assert record["role"] == "worker"
     with pytest.raises(AssertionError, match="is a worker"):
-        lab.agent("n3", "context")
-    assert f"context '{record['clusterId']}'" in lab.agent("n1", "context")
+        agent(lab, "n3", "context")
+    assert f"context '{record['clusterId']}'" in agent(lab, "n1", "context")
     katcall = (sys.executable, "-P", "-m", "kat_platform.cli.main", "--context", record["clusterId"])
     assert "n3" in lab.lab("exec", "n1", "--", *katcall, "node", "ls")

@@ -9,8 +9,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from kat_platform.errors import KatError
 from kat_platform.quadlet.archive import pack_files
 
 from .host import wait_for
-from .lab import add_namespace, agent, backed_up
+from .lab import MakeLab, add_namespace, agent, backed_up
 from .quadlets import API, document, workload
 from .test_lab import RealLab, make_lab
 
@@ -40,22 +39,13 @@ class Trio(RealLab):
         more = ("--control-plane", "3") if verb == "up" else ()
         return super().lab(verb, *words, *more, **options)
 
-    def through(self, *nodes: str) -> Client:
-        """Give a client that knows these nodes only."""
-        servers = sorted(self.client.context.servers)
-        return Client(replace(self.client.context, servers=tuple(servers[int(node[1:]) - 1] for node in nodes)))
-
-    def leader(self, *asked: str) -> str | None:
-        """Name the leader as these nodes know it, ``None`` while none does."""
-        try:
-            found = self.through(*(asked or NODES)).get("leader")["leader"]
-        except KatError:
-            return None
-        return str(found) if found else None
-
-    def led(self) -> str:
-        """Wait for a leader and name it."""
-        return str(wait_for(self.leader, "there is a leader", 15))
+    def up_with_webs(self, *nodes: str) -> None:
+        """Bring up these nodes, with two web servers for each of them and at least one on each."""
+        self.up(len(nodes))
+        count = 2 * len(nodes)
+        self.apply("web", replicas=count)
+        wait_for(lambda: self.settled(count), f"{count} instances are ready", 60)
+        self.spread_over(*nodes)
 
     def well(self) -> None:
         """Wait until every node is ready and serves what the others do."""
@@ -91,10 +81,6 @@ class Trio(RealLab):
         text = self.log(node).read_bytes()[offset:].decode(errors="replace")
         return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
 
-    def log(self, node: str) -> Path:
-        """Where a node's agent writes."""
-        return self.folder / self.name / node / "agent.log"
-
 
 class Writer:
     """Writes all the time, through whichever node takes it, and knows what was acknowledged."""
@@ -128,15 +114,10 @@ class Writer:
 
 
 @pytest.fixture(scope="module")
-def shared(make_lab: Callable[[], RealLab]) -> Trio:
+def shared(make_lab: MakeLab) -> Trio:
     """The lab, with a web server on every node. A node that is frozen for some seconds is not given up."""
-    plain = make_lab()
-    config = plain.config.with_name("trio.kat")
-    config.write_text(plain.config.read_text().replace("spec: {", "spec: {nodeLossTimeoutSeconds: 40, ", 1))
-    lab = Trio(plain.folder, config, plain.environment)
-    lab.name = plain.name  # which is taken down, and must leave nothing
+    lab = make_lab(Trio, nodeLossTimeoutSeconds=40)
     took = lab.up(3)
-    plain.tags = lab.tags
     assert took < 90, f"{took:.0f} s for three control-plane nodes"
     lab.apply("web", replicas=3)
     wait_for(lambda: lab.settled(3), "three instances are ready", 40)

@@ -6,7 +6,6 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from kat_platform.cli.context import Context
 from kat_platform.errors import Conflict, Unauthenticated
 
 from .host import wait_for
+from .lab import MakeLab
 from .test_lab import RealLab, make_lab
 
 __all__ = ["make_lab"]  # the fixture
@@ -28,9 +28,9 @@ DRAIN_SECONDS = 60.0
 
 
 @pytest.fixture(scope="module")
-def shared(make_lab: Callable[[], RealLab]) -> RealLab:
+def shared(make_lab: MakeLab) -> RealLab:
     """One control-plane node and two workers."""
-    lab = make_lab()
+    lab = make_lab(RealLab)
     lab.up(3)
     lab.apply("web", replicas=4)
     wait_for(lambda: lab.settled(4), "four instances are ready", 40)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from .faults.history import read
 from .faults.run import FaultLab, Run
 from .faults.schedule import KINDS, Step, Victim, chosen, drawn, fault
 from .host import wait_for
-from .test_lab import RealLab, make_lab
+from .lab import MakeLab
+from .test_lab import make_lab
 
 __all__ = ["make_lab"]
 
@@ -40,12 +41,9 @@ def kinds() -> tuple[str, ...]:
     return tuple(filter(None, os.environ.get("KAT_TEST_FAULTS", "").split(","))) or tuple(KINDS)
 
 
-def survive(plain: RealLab, folder: Path, steps: Sequence[Step], *, seed: int, webs: int) -> None:
+def survive(lab: FaultLab, folder: Path, steps: Sequence[Step], *, seed: int, webs: int) -> None:
     """Do a run and fail with every violation, the seed, and where everything is."""
-    lab = FaultLab(plain.folder, plain.config, plain.environment)
-    lab.name = plain.name  # which is taken down, and must leave nothing
     lab.up(NODES)
-    plain.tags = lab.tags
     run = Run(lab, folder / "run", nodes=NODES, webs=webs)
     run.make_workloads()
     wanted = webs + 1 + NODES
@@ -71,22 +69,22 @@ def survive(plain: RealLab, folder: Path, steps: Sequence[Step], *, seed: int, w
 
 
 @pytest.mark.timeout(300)
-def test_a_short_run(make_lab: Callable[[], RealLab], tmp_path: Path) -> None:
+def test_a_short_run(make_lab: MakeLab, tmp_path: Path) -> None:
     seed = seed_of(SHORT_SEED)
     first = fault("kill-agent", Victim.LEADER, 1.0)
-    survive(make_lab(), tmp_path, (first, *drawn(seed, 4, kinds=kinds(), longest=10.0)), seed=seed, webs=8)
+    survive(make_lab(FaultLab), tmp_path, (first, *drawn(seed, 4, kinds=kinds(), longest=10.0)), seed=seed, webs=8)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_every_fault_in_turn(make_lab: Callable[[], RealLab], tmp_path: Path) -> None:
+def test_every_fault_in_turn(make_lab: MakeLab, tmp_path: Path) -> None:
     faults = chosen([f"n{number}" for number in range(1, NODES + 1)])
-    survive(make_lab(), tmp_path, faults, seed=0, webs=24)
+    survive(make_lab(FaultLab), tmp_path, faults, seed=0, webs=24)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("turn", range(3))
-def test_random_faults(make_lab: Callable[[], RealLab], tmp_path: Path, turn: int) -> None:
+def test_random_faults(make_lab: MakeLab, tmp_path: Path, turn: int) -> None:
     seed = seed_of(random.SystemRandom().randrange(10**6)) + turn
-    survive(make_lab(), tmp_path, drawn(seed, 12, kinds=kinds(), together=0.4), seed=seed, webs=24)
+    survive(make_lab(FaultLab), tmp_path, drawn(seed, 12, kinds=kinds(), together=0.4), seed=seed, webs=24)

@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
-from kat_platform.cli.client import Client
 from kat_platform.errors import KatError
 
 from . import host
 from .host import wait_for
+from .lab import MakeLab
 from .test_lab import RealLab, make_lab
 
 __all__ = ["make_lab"]
@@ -26,24 +24,6 @@ NODES = ("n1", "n2", "n3", "n4", "n5")
 WRITE_SECONDS = 5.0
 """Bound of a whole katcall that writes just after the leader was lost, the first servers of its context being dead.
 About 1 s is usual."""
-
-
-def through(lab: RealLab, node: str) -> Client:
-    """Give a client that knows one node only."""
-    servers = lab.client.context.servers  # in the order of the nodes
-    return Client(replace(lab.client.context, servers=(servers[NODES.index(node)],)))
-
-
-def leader(lab: RealLab) -> str:
-    """Wait for a leader and name it."""
-
-    def led() -> str | None:
-        try:
-            return lab.client.get("leader")["leader"]  # type: ignore[no-any-return]
-        except KatError:
-            return None
-
-    return str(wait_for(led, "there is a leader", 15))
 
 
 def said(lab: RealLab, *words: str) -> tuple[int, str, float]:
@@ -65,7 +45,7 @@ def made(lab: RealLab) -> str:
 def whole(lab: RealLab, node: str) -> bool:
     """Tell whether a node serves, has caught up, and finds all nodes ready."""
     try:
-        items = through(lab, node).get("nodes", consistent=True)["items"]
+        items = lab.through(node).get("nodes", consistent=True)["items"]
     except KatError as error:
         raise AssertionError(str(error)) from None
     return [item["name"] for item in items if item["ready"]] == list(NODES)
@@ -74,16 +54,15 @@ def whole(lab: RealLab, node: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.timeout(240)
-def test_two_of_five_are_lost_then_a_third_and_all_come_back(make_lab: Callable[[], RealLab]) -> None:
-    lab = make_lab()
-    lab.config.write_text(lab.config.read_text().replace("spec: {", "spec: {nodeLossTimeoutSeconds: 60, ", 1))
+def test_two_of_five_are_lost_then_a_third_and_all_come_back(make_lab: MakeLab) -> None:
+    lab = make_lab(RealLab, nodeLossTimeoutSeconds=60)
     lab.up(5, "--control-plane", "5")
     lab.apply("web", replicas=5)
     wait_for(lambda: lab.settled(5), "five instances are ready", 40)
     written = [made(lab)]
 
     dead: list[str] = []
-    for victim in (lambda: leader(lab), lambda: "n1" if "n1" not in dead else leader(lab)):
+    for victim in (lab.led, lambda: "n1" if "n1" not in dead else lab.led()):
         dead.append(victim())
         lab.lab("kill", dead[-1])
         written += [made(lab), made(lab)]
@@ -117,7 +96,7 @@ def test_two_of_five_are_lost_then_a_third_and_all_come_back(make_lab: Callable[
         lab.lab("start", node)
     for node in NODES:
         wait_for(lambda node=node: whole(lab, node), f"{node} serves, and every node is ready", 40)
-        kept = {item["id"] for item in through(lab, node).get("join-tokens")["items"]}
+        kept = {item["id"] for item in lab.through(node).get("join-tokens")["items"]}
         assert set(written) <= kept, f"{node} lacks what was acknowledged"
     assert {node: lab.served(node) for node in left[1:]} == before, "a container was started anew"
 

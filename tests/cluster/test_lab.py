@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .host import wait_for
-from .lab import SAY, RealLab, several
+from .lab import SAY, MakeLab, RealLab, several
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -25,16 +25,16 @@ LOST_SECONDS = 20.0
 
 
 @pytest.fixture(scope="module")
-def make_lab() -> Iterator[Callable[[], RealLab]]:
+def make_lab() -> Iterator[MakeLab]:
     """Makes labs, none of which is up; what is up at the end is taken down, and must leave nothing."""
     with several(Path(tempfile.mkdtemp(prefix="lab-"))) as make:  # short: Podman takes no run folder of over 50
         yield make
 
 
 @pytest.fixture(scope="module")
-def shared(make_lab: Callable[[], RealLab]) -> RealLab:
+def shared(make_lab: MakeLab) -> RealLab:
     """One control-plane node and two workers, with a web server on all of them."""
-    lab = make_lab()
+    lab = make_lab(RealLab)
     took = lab.up(3)
     assert took < 60, f"{took:.0f} s for three nodes"
     lab.apply("web", replicas=4)
@@ -183,8 +183,8 @@ def test_the_only_control_plane_node_restarts_and_nothing_else_notices(lab: Real
     assert {node: lab.served(node) for node in before} == before
 
 
-def test_two_labs_side_by_side_and_one_that_was_interrupted(lab: RealLab, make_lab: Callable[[], RealLab]) -> None:
-    other = make_lab()
+def test_two_labs_side_by_side_and_one_that_was_interrupted(lab: RealLab, make_lab: MakeLab) -> None:
+    other = make_lab(RealLab)
     program = (sys.executable, "-P", "-m", "kat_platform.cli.main")
     words = ("lab", "up", "--name", other.name, "--nodes", "2", "--config", str(other.config))
     # A run in the background has Ctrl-C switched off, and children inherit that: a user's shell has it on.

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from kat_platform.errors import KatError
 
 from . import host
 from .host import wait_for
+from .lab import MakeLab, agent
 from .test_control_plane import NODES, Trio, Writer
 from .test_drain import Load, refused
 from .test_lab import RealLab, make_lab
@@ -39,16 +39,10 @@ ALL = (*NODES, "n4")
 
 
 @pytest.fixture(scope="module")
-def lab(make_lab: Callable[[], RealLab]) -> Trio:
+def lab(make_lab: MakeLab) -> Trio:
     """Three control-plane nodes and a worker, with a web server on each."""
-    plain = make_lab()
-    lab = Trio(plain.folder, plain.config, plain.environment)
-    lab.name = plain.name
-    lab.up(4)
-    plain.tags = lab.tags
-    lab.apply("web", replicas=8)
-    wait_for(lambda: lab.settled(8), "eight instances are ready", 60)
-    lab.spread_over(*ALL)
+    lab = make_lab(Trio)
+    lab.up_with_webs(*ALL)
     return lab
 
 
@@ -82,13 +76,6 @@ def reaches_all(lab: RealLab, node: str) -> bool:
     """Tell whether a node reaches every instance directly."""
     targets = {i["name"]: f"http://{i['status']['address']}:8080" for i in lab.instances()}
     return lab.who(node, *targets.values()) == list(targets)
-
-
-def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
-    """Run ``kat-agent`` on a node, as its root does."""
-    data = str(lab.folder / lab.name / node / "data")
-    command = (sys.executable, "-P", "-m", "kat_platform.cli.agent_main", *words, "--data-path", data)
-    return lab.lab("exec", node, "--", *command, timeout=150, check=check)
 
 
 def left_on(lab: RealLab, node: str, tag: str) -> list[str]:

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from kat_platform import __version__
 from kat_platform.errors import KatError
 
 from .host import wait_for
+from .lab import MakeLab
 from .site import HOUSE
 from .test_control_plane import NODES, Trio, Writer
-from .test_lab import RealLab, make_lab
+from .test_lab import make_lab
 
 __all__ = ["make_lab"]
 
@@ -69,18 +69,10 @@ def another_installation(folder: Path, version: str, python_path: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(make_lab: Callable[[], RealLab]) -> Trio:
+def lab(make_lab: MakeLab) -> Trio:
     """Three control-plane nodes and a worker. A node whose agent is away for some seconds is not given up."""
-    plain = make_lab()
-    config = plain.config.with_name("versions.kat")
-    config.write_text(plain.config.read_text().replace("spec: {", "spec: {nodeLossTimeoutSeconds: 40, ", 1))
-    lab = Trio(plain.folder, config, plain.environment)
-    lab.name = plain.name
-    lab.up(4)
-    plain.tags = lab.tags
-    lab.apply("web", replicas=8)
-    wait_for(lambda: lab.settled(8), "eight instances are ready", 60)
-    lab.spread_over(*ALL)
+    lab = make_lab(Trio, nodeLossTimeoutSeconds=40)
+    lab.up_with_webs(*ALL)
     return lab
 
 

@@ -8,11 +8,9 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kat_platform.cli.client import Client
 from kat_platform.errors import KatError
 from kat_platform.quadlet.archive import pack_files
 
@@ -38,18 +36,9 @@ class FaultLab(RealLab):
         more = ("--control-plane", str(CONTROL_PLANE), "--disk", str(DISK_MIB)) if verb == "up" else ()
         return super().lab(verb, *words, *more, **options)
 
-    def through(self, *nodes: str) -> Client:
-        """Give a client that knows these nodes only."""
-        servers = sorted(self.client.context.servers)
-        return Client(replace(self.client.context, servers=tuple(servers[int(node[1:]) - 1] for node in nodes)))
-
     def space(self, node: str) -> str:
         """Where a node's network namespace is."""
         return f"/run/netns/kl-{self.name}-{node[1:]}"
-
-    def log(self, node: str) -> Path:
-        """Where a node's agent writes."""
-        return self.folder / self.name / node / "agent.log"
 
 
 class Run:
