@@ -15,7 +15,7 @@ supervisor() {
     # The number in the file may have become somebody else's process: the command line tells.
     local pid
     pid=$(as_root cat "$pidfile" 2>/dev/null) || return 1
-    tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q "supervise.sh $pidfile" && echo "$pid"
+    { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -q "supervise.sh $pidfile" && echo "$pid"
 }
 
 running() {

@@ -66,6 +66,14 @@ async def _refused(where: Namespace, to: str) -> str:
     return "the connection was accepted"
 
 
+async def _ended(reader: asyncio.StreamReader) -> bool:
+    try:
+        async with asyncio.timeout(3):
+            return not await reader.readline()
+    except ConnectionError:
+        return True
+
+
 @_with_packets("instances reach each other by address, and the client's address is kept")
 async def containers_reach_each_other(scene: Scene) -> None:
     one, two = await scene.container(1), await scene.container(2)
@@ -247,12 +255,19 @@ async def udp_follows(scene: Scene) -> None:
             used.close()
 
 
-@_with_packets("a private namespace is reached by its own instances and those allowed, by no other")
+@_with_packets("a private namespace is reached by its own instances and those allowed, by no other, and reaches others")
 async def private_is_private(scene: Scene) -> None:
     inside, friend, allowed, stranger = [await scene.container(number) for number in (1, 2, 3, 4)]
     await scene.serve(inside, "inside")
+    await scene.serve(stranger, "stranger")
     private = IsolatedNamespace("secret", frozenset({address(1), address(2)}), frozenset({address(3)}))
+    reader, writer = await connect(stranger, str(address(1)))
+    await reader.readline()
     await scene.driver.apply_services(ServiceTable((service(1),), isolated=(private,)))
+    writer.write(b"ping\n")
+    require(await _ended(reader), "a stranger's connection from before goes on")
+    writer.close()
+    require((await greeting(inside, str(address(4))))[0] == "stranger", "an instance inside got no answer from outside")
     for to in (str(address(1)), VIRTUAL):
         for where in (friend, allowed):
             require((await greeting(where, to))[0] == "inside", "a permitted client was refused")

@@ -26,6 +26,8 @@ FIXED_SETS: Mapping[str, str] = {
     HAIRPIN_SET: "set hairpin { type ipv4_addr . ipv4_addr; }",
 }
 """The sets and maps every table has, with their declarations."""
+_ANSWERS = ("ct state related accept", "ct direction reply ct state established accept")
+"""What comes back to an isolated container for what it asked itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def plan(table: ServiceTable, network: NodeNetwork) -> Ruleset:
         source_set = f"{chain}_from"
         sets[source_set] = f"set {source_set} {{ type ipv4_addr; }}"
         elements[source_set] = {str(address): "" for address in space.addresses | space.allowed}
-        chains[chain] = (f"ip saddr @{source_set} accept", "goto refuse")
+        chains[chain] = (*_ANSWERS, f"ip saddr @{source_set} accept", "goto refuse")
         isolated |= {str(address): f"goto {chain}" for address in space.addresses}
     elements |= {
         VIRTUAL_MAP: virtual,

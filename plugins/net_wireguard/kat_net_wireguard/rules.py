@@ -82,10 +82,12 @@ def _chains(names: Names, network: NodeNetwork, trusted: tuple[IPv4Network, ...]
             f"oifname {tunnel} ip saddr != {cluster} snat to {gateway}",
             f"ip saddr {network.subnet} ip daddr != {cluster} ip daddr != {service} oifname != {veths} masquerade",
         ],
+        # Every packet between two containers comes through here: what was judged once leaves early. Only an isolated
+        # container's are judged one by one, so that a change of who may reach it ends what was allowed before.
         "forward": [
             f"oifname {bridge} goto refuse",
-            "ct state related accept",
-            "ct direction reply ct state established accept",
+            f"oifname {veths} ip daddr vmap @isolated",
+            "ct state established,related accept",
             gone,
             f"oifname {veths} goto inbound",
             f"oifname {tunnel} goto overlay",
@@ -93,7 +95,6 @@ def _chains(names: Names, network: NodeNetwork, trusted: tuple[IPv4Network, ...]
         # In this hook a translated packet still carries the interface it was first routed to.
         "output": ["ct status dnat accept", f"oifname {bridge} goto refuse", gone],
         "inbound": [
-            "ip daddr vmap @isolated",
             f"iifname {veths} accept",
             f"iifname {tunnel} accept",
             "ct status dnat accept",

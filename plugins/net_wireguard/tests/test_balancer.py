@@ -202,7 +202,8 @@ def test_members_and_allowed_enter_a_private_namespace_and_others_are_refused(ta
     for space in table.isolated:
         for address in space.addresses:
             chain = model.sets["isolated"][str(address)].removeprefix("goto ")
-            permit, refuse = model.chains[chain]
+            *answers, permit, refuse = model.chains[chain]
+            assert all(rule.startswith("ct ") for rule in answers), "only what is tracked comes in before"
             allowed = re.fullmatch(r"ip saddr @(\w+) accept", permit)
             assert allowed is not None
             assert set(model.sets[allowed[1]]) == {str(one) for one in space.addresses | space.allowed}
