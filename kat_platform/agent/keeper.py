@@ -86,7 +86,7 @@ class Keeper:
         self._dirty = asyncio.Event()
         self._published: tuple[ServiceTable | None, DnsView | None, tuple[Peer, ...] | None] = (None, None, None)
         self._serial = 0
-        self._away: frozenset[str] = frozenset()
+        self._away = tables.Away()
         self._shop = Workshop(
             runtime=runtime,
             network=network,
@@ -194,9 +194,9 @@ class Keeper:
                     self._launch(worker)
         self._dirty.set()
 
-    def set_away(self, nodes: frozenset[str]) -> None:
-        """Take the names of nodes that do not answer: nothing is sent to their instances until they do."""
-        self._away = nodes
+    def set_away(self, away: tables.Away) -> None:
+        """Take who does not answer: nothing is sent to instances there while there are others."""
+        self._away = away
         self._dirty.set()
 
     def set_node_addresses(self, addresses: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ once, and a node that is cut off still balances rightly over what it runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -40,16 +40,31 @@ class NodeView:
         return None if own is None else own.subnet
 
 
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Who does not answer this node."""
+
+    nodes: frozenset[str] = frozenset()
+    cut_off: bool = False
+    """Whether the control plane does not answer either. If it does, it may know better."""
+
+
 def endpoints(
-    view: NodeView, service: ServiceItem, local: Mapping[str, InstanceStatus], away: Set[str] = frozenset()
+    view: NodeView, service: ServiceItem, local: Mapping[str, InstanceStatus], away: Away = Away()
 ) -> tuple[EndpointItem, ...]:
     """Give a service's instances as this node should see them now; ``local`` has its own by ``NAMESPACE/ID``.
 
-    Those on nodes that are ``away`` (they do not answer) count as not ready.
+    Those on nodes that are ``away`` count as not ready, unless no other is and the control plane still counts on them.
     """
-    found = {
-        item.id: item.model_copy(update={"ready": False}) if item.node in away else item for item in service.endpoints
-    }
+    found = _told_and_own(view, service, local)
+    answering = tuple(item.model_copy(update={"ready": False}) if item.node in away.nodes else item for item in found)
+    return answering if away.cut_off or any(item.ready for item in answering) else found
+
+
+def _told_and_own(
+    view: NodeView, service: ServiceItem, local: Mapping[str, InstanceStatus]
+) -> tuple[EndpointItem, ...]:
+    found = {item.id: item for item in service.endpoints}
     for key, assignment in view.assignments.items():
         record = assignment.record
         if (record.namespace, record.workload) != (service.namespace, service.workload):
@@ -74,7 +89,7 @@ def service_table(
     view: NodeView,
     local: Mapping[str, InstanceStatus],
     node_addresses: tuple[IPv4Address, ...],
-    away: Set[str] = frozenset(),
+    away: Away = Away(),
 ) -> ServiceTable:
     """Give the virtual IPs with the instances that may get connections now."""
     ports: list[ServicePort] = []
@@ -104,9 +119,7 @@ def service_table(
     return ServiceTable(tuple(ports), (), node_addresses)
 
 
-def dns_view(
-    view: NodeView, local: Mapping[str, InstanceStatus], serial: int, away: Set[str] = frozenset()
-) -> DnsView | None:
+def dns_view(view: NodeView, local: Mapping[str, InstanceStatus], serial: int, away: Away = Away()) -> DnsView | None:
     """Give the zone's content, or ``None`` while the configuration is not known."""
     if view.cluster is None:
         return None

@@ -136,7 +136,7 @@ def test_a_worker_that_is_cut_off_serves_on_and_survives_its_own_restarts(lab: R
     def only_own() -> bool:
         return {*lab.who("n3", *[f"http://{virtual}"] * 6)} <= kept.keys()
 
-    wait_for(only_own, "requests go to nobody who is out of reach", 15)
+    wait_for(only_own, "requests go to nobody who is out of reach", 5)
     lab.lab("kill", "--only", "agent", "n3")
     assert lab.served("n3") == before, "containers outlive their agent"
     lab.lab("start", "n3")
@@ -155,9 +155,15 @@ def test_a_worker_that_is_cut_off_serves_on_and_survives_its_own_restarts(lab: R
 
 
 def test_a_frozen_node_is_lost_and_comes_back_by_itself(lab: RealLab) -> None:
-    wanted = len(lab.instances())
+    lab.spread_over("n2", "n3")
+    wanted, victims = len(lab.instances()), {*lab.on("n2")}
+    virtual = lab.client.get("namespaces", "default", "workloads", "web")["virtualIp"]
     lab.lab("pause", "n2")
     assert "paused" in lab.katcall("lab", "ls")
+
+    many = [f"http://{virtual}"] * 9
+    wait_for(lambda: not victims & {*lab.who("n3", *many)}, "virtual IPs pass it by", 20)
+    assert "n2" in lab.ready_nodes(), "long before it is taken for lost"
     wait_for(lambda: "n2" not in lab.ready_nodes(), "it is missed", 20)
     lab.lab("resume", "n2")
     wait_for(lambda: lab.settled(wanted), "all is well again", 20)

@@ -21,7 +21,7 @@ REMEMBERED_SECONDS = 60.0
 """So long after its return what was replaced on a node may end."""
 DIRECT_FAILURES = 0
 """Requests that may fail between healthy nodes, for each fault."""
-SILENCE_SECONDS = 15.0
+SILENCE_SECONDS = 6.0
 """After a node fell silent, requests to a virtual IP may still be sent to it for as long as this."""
 
 RETURN_FAILURES = 5

@@ -27,6 +27,8 @@ class Reach(StrEnum):
     """Its agent or store suffers; containers and their network do not."""
     SILENT = "silent"
     """The others do not hear from it, and cannot reach what runs on it."""
+    LOSSY = "lossy"
+    """Some of what it sends or is sent does not arrive."""
     POWER = "power"
     """As silent, and its containers end."""
 
@@ -60,7 +62,7 @@ KINDS = {
         Kind("cut-from-others", ("cut",), ("heal",), Reach.SILENT, ANYONE, (3.0, 20.0), from_others=True),
         Kind("cut-store", ("cut", "--port", "2380"), ("heal",), Reach.CONTROL, CONTROL_PLANE, (3.0, 15.0)),
         Kind("fill", ("fill",), ("heal",), Reach.CONTROL, CONTROL_PLANE, (5.0, 20.0)),
-        Kind("lossy", ("slow", "--loss", "10"), ("heal",), Reach.SILENT, ANYONE, (3.0, 15.0)),
+        Kind("lossy", ("slow", "--loss", "10"), ("heal",), Reach.LOSSY, ANYONE, (3.0, 15.0)),
         Kind("reboot", ("stop",), ("start",), Reach.POWER, ANYONE, (0.0, 12.0)),
         Kind("power-cut", ("kill",), ("start",), Reach.POWER, (*ANYONE, Victim.ALL), (0.0, 12.0)),
     )

@@ -121,6 +121,7 @@ KEPT: dict[str, list[Entry]] = {
         request(11 + SILENCE_SECONDS, "timed out"),
     ],
     "a few virtual ones after the return": [*CUT, request(32, "refused"), request(33, "refused")],
+    "a virtual one while packets get lost": [*fault(10, 30, 35, reach="lossy"), request(28, "timed out")],
     "a virtual one after another fault has come": [
         *CUT,
         {"at": 20.0, "kind": "fault", "number": 2, "name": "kill-agent", "nodes": ["n1"], "reach": "control"},

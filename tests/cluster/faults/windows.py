@@ -96,11 +96,14 @@ def missed(windows: Iterable[Window], begin: float, end: float, *, at_least: flo
 def unnoticed(windows: Sequence[Window], seconds: float) -> list[tuple[float, float]]:
     """Give the spans in which not everybody knows yet that a node is silent: so many seconds from its silence on.
 
-    Every fault that comes or goes while it lasts begins that time anew: there may have been nobody to notice.
+    Every fault that comes or goes while it lasts begins that time anew: there may have been nobody to notice. A node
+    that is hard to hear is never silent.
     """
     spans = []
     for window in windows:
-        if window.silences:
+        if window.reach is Reach.LOSSY:
+            spans.append((window.made, window.healed + seconds))
+        elif window.silences:
             moments = [moment for other in windows for moment in (other.made, other.healed)]
             began = [moment for moment in moments if window.made <= moment < window.healed]
             spans += [(moment, moment + seconds) for moment in began]

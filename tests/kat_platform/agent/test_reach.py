@@ -7,9 +7,11 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kat_platform.agent.reach import Reach, dial
-from kat_platform.agent.tables import NodeView, dns_view, service_table
+from kat_platform.agent.reach import MISSES, Reach, counted, dial
+from kat_platform.agent.tables import Away, NodeView, dns_view, service_table
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.load_balancer import BalancedPort, VirtualLoadBalancerSpec
 from kat_platform.model.meta import Metadata
@@ -23,6 +25,7 @@ class Scene:
 
     def __init__(self):
         self.dead = set()
+        self.drop = 0
         self.knocks = 0
         self.told = []
         self.reach = Reach(lambda: NODES, 9116, self.told.append, knock=self.knock, pause=0.01)
@@ -31,6 +34,9 @@ class Scene:
         assert port == 9116
         self.knocks += 1
         await asyncio.sleep(0)
+        if self.drop and address == NODES["n3"]:
+            self.drop -= 1
+            return False
         return address not in self.dead
 
     async def until(self, told):
@@ -49,32 +55,55 @@ async def scene():
         await task
 
 
-async def test_nobody_is_asked_while_the_control_plane_answers(scene):
-    scene.dead = set(NODES.values())
-    await asyncio.sleep(0.05)
-    scene.reach.trust()
-    assert (scene.knocks, scene.told) == (0, [])
-
-
-async def test_who_does_not_answer_is_left_out_until_it_does(scene):
+async def test_who_does_not_answer_several_times_is_left_out_until_it_does(scene):
     scene.dead = {NODES["n3"]}
-    scene.reach.doubt()
-    await scene.until(frozenset({"n3"}))
+    await scene.until(Away(frozenset({"n3"})))
     scene.dead = set(NODES.values())
-    await scene.until(frozenset({"n2", "n3"}))
+    await scene.until(Away(frozenset({"n2", "n3"})))
     scene.dead = set()
-    await scene.until(frozenset())
-    assert len(scene.told) == 3, "only changes are told"
+    await scene.until(Away())
+    assert scene.told[0] == Away(frozenset({"n3"}))
+    assert len(scene.told) <= 4, "only changes are told"
 
 
-async def test_the_control_planes_word_goes_first_again(scene):
-    scene.dead = set(NODES.values())
-    scene.reach.doubt()
-    await scene.until(frozenset(NODES))
-    scene.reach.trust()
-    assert scene.told[-1] == frozenset()
+async def test_one_lost_answer_changes_nothing(scene):
+    for _ in range(5):
+        scene.drop = MISSES - 1
+        knocks = scene.knocks
+        async with asyncio.timeout(5):
+            while scene.drop or scene.knocks < knocks + 3 * len(NODES) * MISSES:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.005)
+    assert scene.told == []
+
+
+async def test_that_the_control_plane_does_not_answer_is_told_at_once_and_starts_a_look(scene):
+    scene.reach = Reach(lambda: NODES, 9116, scene.told.append, knock=scene.knock, pause=60)
+    task = asyncio.create_task(scene.reach.run())
     await asyncio.sleep(0.05)
-    assert scene.told[-1] == frozenset()
+    scene.dead = {NODES["n2"]}
+    scene.reach.doubt()
+    assert scene.told[-1] == Away(cut_off=True)
+    await scene.until(Away(frozenset({"n2"}), cut_off=True))
+    scene.dead = set()
+    scene.reach.trust()
+    assert scene.told[-1] == Away(frozenset({"n2"}))
+    await scene.until(Away())
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.booleans())))
+def test_misses_are_counted_in_a_row_and_only_of_nodes_that_are_there(rounds):
+    misses = {}
+    for answers in rounds:
+        misses = counted(misses, answers)
+    last = rounds[-1] if rounds else {}
+    assert set(misses) == set(last)
+    for name, count in misses.items():
+        row = [answers.get(name) for answers in rounds[len(rounds) - count :]]
+        assert row == [False] * count, "each of the last ones missed"
+        assert count == len(rounds) or rounds[len(rounds) - count - 1].get(name) is not False, "and none before"
 
 
 async def test_a_refusal_is_an_answer():
@@ -97,10 +126,14 @@ def test_instances_on_nodes_out_of_reach_get_no_traffic_but_keep_their_names():
     )
     cluster = ClusterItem(configuration=ClusterConfiguration(metadata=Metadata(name="c")))
     view = NodeView("n1", cluster, {}, {"default/web": service})
-    table = service_table(view, {}, (), frozenset({"n2", "n3"}))
-    assert [str(backend.address) for backend in table.ports[0].backends] == ["10.100.0.2"]
+    for cut_off in (True, False):
+        table = service_table(view, {}, (), Away(frozenset({"n2", "n3"}), cut_off))
+        assert [str(backend.address) for backend in table.ports[0].backends] == ["10.100.0.2"]
+    nobody = frozenset({"n1", "n2", "n3"})
+    assert not service_table(view, {}, (), Away(nobody, cut_off=True)).ports[0].backends, "refused at once"
+    assert len(service_table(view, {}, (), Away(nobody)).ports[0].backends) == 3, "the control plane may know better"
     assert len(service_table(view, {}, ()).ports[0].backends) == 3
-    names = dns_view(view, {}, 1, frozenset({"n3"}))
+    names = dns_view(view, {}, 1, Away(frozenset({"n3"})))
     assert names is not None
     assert [(each.name, each.ready) for each in names.workloads[0].instances] == [
         ("web-n1", True),
