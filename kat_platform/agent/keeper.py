@@ -194,6 +194,11 @@ class Keeper:
                     self._launch(worker)
         self._dirty.set()
 
+    @property
+    def away(self) -> tables.Away:
+        """Who does not answer."""
+        return self._away
+
     def set_away(self, away: tables.Away) -> None:
         """Take who does not answer: nothing is sent to instances there while there are others."""
         self._away = away

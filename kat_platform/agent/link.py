@@ -110,9 +110,15 @@ class ApiLink:
             raise Unavailable(f"the API's view stream broke: {error or type(error).__name__}") from error
         raise Unavailable("the API ended the view stream")
 
-    async def report(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a report; gives the API's answer."""
-        return await self._post("report", body)
+    async def report(self, body: dict[str, Any], *, patience: float | None = None) -> dict[str, Any]:
+        """Send a report; gives the API's answer.
+
+        With ``patience`` (seconds) it goes to the first control-plane node that takes it within that; without, to the
+        present one only.
+        """
+        if patience is None:
+            return await self._post("report", body)
+        return await self._by_turns("report", body, patience)
 
     async def heartbeat(self, ttl: float, on_silence: Callable[[], None] = lambda: None) -> None:
         """Give a sign of life, good for ``ttl`` seconds, to the first control-plane node that takes it.
@@ -120,15 +126,7 @@ class ApiLink:
         A server that hangs must not cost the node its life: each is given a quarter of that time at most. The first
         that does not take it is told with ``on_silence``, before the others are asked.
         """
-        patience = max(1.0, min(ttl / 4, PATIENCE))
-        for _ in range(len(self._endpoints) - 1):
-            try:
-                await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
-                return
-            except Unavailable as error:
-                log.info("heartbeat not taken", error=str(error))
-                on_silence()
-        await self._post("heartbeat", {"ttlSeconds": ttl}, timeout=patience)
+        await self._by_turns("heartbeat", {"ttlSeconds": ttl}, max(1.0, min(ttl / 4, PATIENCE)), on_silence)
 
     async def renew(self, csr: str) -> str:
         """Have a signing request (PEM) for this node signed; gives the certificate (PEM)."""
@@ -141,6 +139,17 @@ class ApiLink:
     async def promote(self) -> None:
         """Have this node's member of the store given its vote."""
         await self._post("membership/vote", {})
+
+    async def _by_turns(
+        self, what: str, body: dict[str, Any], patience: float, on_silence: Callable[[], None] = lambda: None
+    ) -> dict[str, Any]:
+        for _ in range(len(self._endpoints) - 1):
+            try:
+                return await self._post(what, body, timeout=patience)
+            except Unavailable as error:
+                log.info(f"{what} not taken", error=str(error))
+                on_silence()
+        return await self._post(what, body, timeout=patience)
 
     async def _post(self, what: str, body: dict[str, Any], *, timeout: float = CALL_TIMEOUT) -> dict[str, Any]:
         endpoint = self._endpoints[0]
@@ -214,19 +223,3 @@ async def _unless(moved: asyncio.Event, work: Awaitable[T]) -> T:
     finally:
         doing.cancel()
         gone.cancel()
-
-
-async def forever(what: str, run: Any, *, pause: float = 0.2, most: float = 5.0) -> None:
-    """Run ``run()`` again whenever it fails with an error of KAT's, with growing pauses (seconds)."""
-    wait = pause
-    clock = asyncio.get_running_loop().time
-    while True:
-        began = clock()
-        try:
-            await run()
-        except KatError as error:
-            log.warning(f"{what} interrupted", error=str(error), retry_in=round(wait, 2))
-        if clock() - began > 10.0:
-            wait = pause
-        await asyncio.sleep(wait)
-        wait = min(most, wait * 2)

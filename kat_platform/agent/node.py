@@ -18,11 +18,12 @@ from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.keeper import Keeper, Settings
 from kat_platform.agent.kernel import AddressNews
-from kat_platform.agent.link import ApiLink, forever
+from kat_platform.agent.link import ApiLink
 from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.plugin_facts import PluginFacts
 from kat_platform.agent.reach import Reach
 from kat_platform.agent.report import Reporter
+from kat_platform.agent.retry import forever, until_done
 from kat_platform.agent.tables import NodeView, fold
 from kat_platform.agent.trust import NodeTrustKeeper
 from kat_platform.errors import HostNotReady, KatError
@@ -88,7 +89,7 @@ class NodeAgent:
         self._look_now = asyncio.Event()
         self._plugin_facts = PluginFacts(plugin_facts, self._look_now.set)
         self._reach: Reach | None = None
-        self._unheard = True
+        self._unheard, self._heard = True, asyncio.Event()
         self._given: given.Given | None = None
         self._attached_at = 0.0
         self.detached = True
@@ -109,7 +110,7 @@ class NodeAgent:
         self._take_items(self._journal.load_view(), complete=False)
         self._heed_given()
         async with asyncio.TaskGroup() as group:
-            group.create_task(forever("view stream", self._follow_view), name="view")
+            group.create_task(forever("view stream", self._follow_view, again=self._heard), name="view")
             group.create_task(self.reporter.run(), name="reports")
             group.create_task(self._tick(), name="tick")
             group.create_task(self._follow_addresses(), name="addresses")
@@ -217,12 +218,12 @@ class NodeAgent:
             self._node.node_name, subnet, spec.cluster_cidr, spec.service_cidr, listen_port=spec.wireguard_port
         )
         gateway = network.gateway.ip
-        await _until_done("network", lambda: drivers.network.configure(network))
-        await _until_done("mesh", lambda: drivers.network.apply_peers(tables.peers(self._view)))
+        await until_done("network", lambda: drivers.network.configure(network))
+        await until_done("mesh", lambda: drivers.network.apply_peers(tables.peers(self._view)))
         self._overlay_up.set()
         own = facts.underlay_addresses(frozenset(self._own_interfaces(str(gateway))))
         await drivers.dns.set_upstreams(facts.resolvers(frozenset({str(gateway)})))
-        await _until_done("DNS", lambda: drivers.dns.listen((ListenAddress(gateway),)))
+        await until_done("DNS", lambda: drivers.dns.listen((ListenAddress(gateway),)))
         settings = Settings(
             node=self._node.node_name,
             subnet=subnet,
@@ -241,14 +242,14 @@ class NodeAgent:
             time.time,
             self._metrics,
         )
-        await _until_done("containers", keeper.adopt)
+        await until_done("containers", keeper.adopt)
         tls = self._own_tls.server(require_client=True)
         endpoint = AgentEndpoint(drivers.runtime, keeper.container_of, tls, self._own_tls.refusal)
         self._trust.listeners.append(lambda: endpoint.end_revoked(self._own_tls.trust.is_revoked))
-        await _until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
+        await until_done("agent endpoint", lambda: endpoint.start(str(gateway), spec.agent_port))
         try:
             async with asyncio.TaskGroup() as group:
-                self._reach = Reach(self._other_nodes, spec.agent_port, keeper.set_away)
+                self._reach = Reach(self._other_nodes, spec.agent_port, self._on_reach)
                 group.create_task(self._reach.run(), name="reach")
                 group.create_task(keeper.run(), name="keeper")
                 keeper.start_workers()
@@ -256,7 +257,7 @@ class NodeAgent:
                 self._look_now.set()
                 keeper.publish(self._view, complete=self._complete)
                 self.reporter.everything_again(keeper.statuses())
-                await _until_done("collecting", keeper.collect)
+                await until_done("collecting", keeper.collect)
         finally:
             self._keeper = None
             await endpoint.stop()
@@ -277,6 +278,7 @@ class NodeAgent:
             except KatError as error:
                 log.info("no heartbeat", error=str(error))
                 self._unheard = True
+                self.reporter.hold()
                 if self._reach is not None:
                     self._reach.doubt()
             count += 1
@@ -329,9 +331,18 @@ class NodeAgent:
                 return
         doubt = self._reach.doubt if self._reach is not None else lambda: None
         await self._link.heartbeat(self._spec.node_loss_timeout_seconds, doubt)
-        self._unheard = False
+        if self._unheard:
+            self._unheard = False
+            self.reporter.release()
+            self._heard.set()
         if self._reach is not None:
             self._reach.trust()
+
+    def _on_reach(self, away: tables.Away) -> None:
+        if self._keeper is not None:
+            if self._unheard and len(away.nodes) < len(self._keeper.away.nodes):
+                self._look_now.set()  # who is there again may be the control plane
+            self._keeper.set_away(away)
 
     def _other_nodes(self) -> dict[str, IPv4Address]:
         nodes = self._view.nodes.values()
@@ -383,16 +394,3 @@ class NodeAgent:
             Condition(type="NetworkReady", status=configured, reason="Configured" if configured else "Starting"),
         )
         return versions, conditions
-
-
-async def _until_done(what: str, work: Callable[[], Awaitable[Any]]) -> None:
-    """Try until it works: a node that cannot do it now must not give up on the instances it runs."""
-    pause = 0.5
-    while True:
-        try:
-            await work()
-            return
-        except KatError as error:
-            log.error(f"{what} not ready", error=str(error), retry_in=pause)
-            await asyncio.sleep(pause)
-            pause = min(10.0, pause * 2)

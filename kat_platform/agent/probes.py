@@ -111,6 +111,8 @@ class Prober:
             result = await self._runtime.exec(self._name, command, timeout=seconds)
         except KatError as error:
             return f"{command[0]}: {error.message}"
+        except OSError as error:
+            return f"{command[0]}: {error}"
         if result.exit_code == 0:
             return ""
         output = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()

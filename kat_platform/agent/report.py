@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 GATHER: Final = 0.004
 """Seconds to wait for more of the same burst before sending."""
 
+FLUSH_PATIENCE: Final = 3.0
+"""Seconds for which one server may keep a report waiting that must be taken before the next heartbeat."""
+
 EVENTS_KEPT: Final = 1000
 """Events kept while the control plane is out of reach; older ones are dropped, and their number is told."""
 
@@ -34,7 +37,8 @@ class Reporter:
         self._report: NodeReport | None = None
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._dropped = 0
-        self._wake = asyncio.Event()
+        self._wake, self._free = asyncio.Event(), asyncio.Event()
+        self._free.set()
         self._sending = asyncio.Lock()
         self.statuses: dict[str, InstanceStatus] = {}
         """The newest status of every instance here, acknowledged or not."""
@@ -81,19 +85,28 @@ class Reporter:
         self._statuses.update(statuses)
         self._wake.set()
 
+    def hold(self) -> None:
+        """Let only :meth:`flush` send from now on: the control plane does not answer, and each try takes its time."""
+        self._free.clear()
+
+    def release(self) -> None:
+        """Send again as soon as there is something to send."""
+        self._free.set()
+
     async def flush(self) -> None:
-        """Send now what has not been acknowledged; raises what kept it from being taken."""
-        await self._send()
+        """Send now what has not been acknowledged, to whoever takes it; raises what kept it from being taken."""
+        await self._send(FLUSH_PATIENCE)
 
     async def run(self) -> None:
         """Send until cancelled; what could not be sent is kept and tried again."""
         pause = 0.2
         while True:
             await self._wake.wait()
+            await self._free.wait()
             await asyncio.sleep(GATHER)
             self._wake.clear()
             try:
-                await self._send()
+                await self._send(None)
                 pause = 0.2
             except KatError as error:
                 log.warning("report not taken", error=str(error), retry_in=pause)
@@ -101,11 +114,11 @@ class Reporter:
                 await asyncio.sleep(pause)
                 pause = min(5.0, pause * 2)
 
-    async def _send(self) -> None:
+    async def _send(self, patience: float | None) -> None:
         async with self._sending:
-            await self._send_now()
+            await self._send_now(patience)
 
-    async def _send_now(self) -> None:
+    async def _send_now(self, patience: float | None) -> None:
         statuses, self._statuses = self._statuses, {}
         report, self._report = self._report, None
         events = list(self._events)
@@ -118,7 +131,7 @@ class Reporter:
         if report is not None:
             body["node"] = report.to_wire()
         try:
-            await self._link.report(body)
+            await self._link.report(body, patience=patience)
         except KatError:
             self._statuses = {**statuses, **self._statuses}
             self._report = self._report or report

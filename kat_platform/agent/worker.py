@@ -151,7 +151,7 @@ class InstanceWorker:
         metrics, name, began = self._shop.metrics, step.action.name.lower(), time.perf_counter()
         try:
             await self._actions()[step.action]()
-        except KatError as error:
+        except (KatError, OSError) as error:  # a disk that is full now may have room later
             self._tries += 1
             metrics.count("kat_agent_step_failures_total", name)
             self._trouble(step, error)
@@ -177,10 +177,10 @@ class InstanceWorker:
             Action.NOTE_STOPPED: self._note_stopped,
         }
 
-    def _trouble(self, step: Step, error: KatError) -> None:
+    def _trouble(self, step: Step, error: KatError | OSError) -> None:
         delay = max(0.5, backoff(self._tries))
         self._retry_at = self._shop.clock() + delay
-        reason = REASONS.get(error.code, f"{step.action.name.title().replace('_', '')}Failed")
+        reason = REASONS.get(getattr(error, "code", ""), f"{step.action.name.title().replace('_', '')}Failed")
         self._remember(reason=reason, message=f"could not {step.action.value}: {error}")
         log.warning("step failed", instance=self.memory.key, step=str(step), error=str(error), retry_in=delay)
         self._shop.on_event(self.memory.key, reason, self.memory.message, EventType.WARNING)

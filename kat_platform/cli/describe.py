@@ -120,7 +120,7 @@ def show_node(session: Session, item: Mapping[str, Any]) -> None:
             "State": "Ready" if item["ready"] else f"NotReady: {item.get('reason', '')}",
             "Cordoned": ("yes, being drained" if record.get("draining") else "yes") if record.get("cordoned") else "no",
             "Labels": _pairs(item["labels"]),
-            "Taints": ", ".join(f"{t['key']}={t['value']}:{t['effect']}" for t in record.get("taints", ())),
+            "Taints": ", ".join(map(render.taint, item.get("taints", record.get("taints", ())))),
             "Subnet": record.get("subnet"),
             "Addresses": ", ".join(report.get("addresses", ())),
             "CPU": f"{room.get('cpuMillicores', 0) / 1000:g} of {total.get('cpuMillicores', 0) / 1000:g}",

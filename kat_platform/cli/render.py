@@ -146,6 +146,11 @@ def size(count: int) -> str:
     return ""
 
 
+def taint(taint: dict[str, str]) -> str:
+    """Write a node's taint as ``node taint`` reads it."""
+    return clean(f"{taint['key']}{'=' if taint['value'] else ''}{taint['value']}:{taint['effect']}")
+
+
 def problem_line(problem: dict[str, Any]) -> str:
     """Give one problem of a document: ``file:line:column: message; did you mean 'x'?``."""
     where = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem.get("file") else ""

@@ -125,9 +125,14 @@ def _closed(record: Item) -> str:
     return ",cordoned" if record.get("cordoned") else ""
 
 
+def _pressed(report: Item) -> str:
+    found = [each["type"] for each in report.get("conditions", ()) if each["status"]]
+    return "".join(f",{render.clean(each)}" for each in found if each.endswith("Pressure"))
+
+
 def _node(item: Item) -> tuple[str, ...]:
     record, report = item["record"], item.get("report") or {}
-    state = render.state("Ready" if item["ready"] else "NotReady") + _closed(record)
+    state = render.state("Ready" if item["ready"] else "NotReady") + _closed(record) + _pressed(report)
     return (
         item["name"],
         state,

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 from kat_platform.interfaces.scheduler import TaintEffect
 from kat_platform.leader.moving import tolerations_of, untolerated
-from kat_platform.leader.placement import labels_of, node_ready
+from kat_platform.leader.placement import labels_of, node_ready, taints_of
 from kat_platform.leader.rollout import Fact
 from kat_platform.model.instance import InstanceRecord
 from kat_platform.model.revision import Revision, Rollout, RolloutState
@@ -62,14 +62,15 @@ def places(state: ClusterState, target: Revision, given_up: frozenset[str]) -> d
     tolerations = tolerations_of(spec)
     found = {}
     for name, node in sorted(state.nodes.items()):
-        labels = labels_of(node, state.reports.get(name))
+        report = state.reports.get(name)
+        labels, taints = labels_of(node, report), taints_of(node, report)
         if any(labels.get(key) != value for key, value in spec.node_selector.items()):
             continue
-        if name in given_up or untolerated(node, tolerations, TaintEffect.NO_EXECUTE) is not None:
+        if name in given_up or untolerated(taints, tolerations, TaintEffect.NO_EXECUTE) is not None:
             continue
         if node.draining and node.drain_daemons:
             continue
-        if node.cordoned or node.draining or untolerated(node, tolerations, TaintEffect.NO_SCHEDULE) is not None:
+        if node.cordoned or node.draining or untolerated(taints, tolerations, TaintEffect.NO_SCHEDULE) is not None:
             found[name] = Place.FROZEN
         else:
             found[name] = Place.OPEN if node_ready(state, name)[0] else Place.CLOSED

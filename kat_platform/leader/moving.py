@@ -7,10 +7,11 @@ Kubernetes: labels are looked at when an instance is placed. An instance whose d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kat_platform.interfaces.scheduler import Taint, TaintEffect, Toleration
-from kat_platform.leader.placement import storage_volumes
+from kat_platform.leader.placement import storage_volumes, taints_of
 from kat_platform.model.instance import InstanceRecord
-from kat_platform.model.node import NodeRecord
 from kat_platform.model.workload import WorkloadSpec
 from kat_platform.state.cluster import ClusterState
 
@@ -23,10 +24,10 @@ def tolerations_of(spec: WorkloadSpec) -> tuple[Toleration, ...]:
     )
 
 
-def untolerated(node: NodeRecord, tolerations: tuple[Toleration, ...], effect: TaintEffect) -> Taint | None:
-    """Give the first taint of a node with that effect that none of the tolerations covers."""
-    taints = (Taint(t.key, t.value, TaintEffect(t.effect)) for t in node.taints if t.effect == effect.value)
-    return next((taint for taint in taints if not any(each.tolerates(taint) for each in tolerations)), None)
+def untolerated(taints: Iterable[Taint], tolerations: tuple[Toleration, ...], effect: TaintEffect) -> Taint | None:
+    """Give the first of a node's taints with that effect that none of the tolerations covers."""
+    meant = (taint for taint in taints if taint.effect is effect)
+    return next((taint for taint in meant if not any(each.tolerates(taint) for each in tolerations)), None)
 
 
 def taint_text(taint: Taint) -> str:
@@ -41,11 +42,12 @@ def reason_to_leave(state: ClusterState, record: InstanceRecord) -> str:
         return ""
     if node.draining:
         return f"node {node.name} is being drained"
-    if not any(taint.effect == TaintEffect.NO_EXECUTE.value for taint in node.taints):
+    taints = taints_of(node, state.reports.get(node.name))
+    if not any(taint.effect is TaintEffect.NO_EXECUTE for taint in taints):
         return ""
     own = state.revisions.get((record.namespace, record.workload, record.revision))
     tolerations = () if own is None else tolerations_of(own.document.spec)
-    taint = untolerated(node, tolerations, TaintEffect.NO_EXECUTE)
+    taint = untolerated(taints, tolerations, TaintEffect.NO_EXECUTE)
     return "" if taint is None else f"node {node.name} has taint {taint_text(taint)}"
 
 

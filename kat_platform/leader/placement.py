@@ -31,11 +31,23 @@ from kat_platform.state.cluster import ClusterState
 HOSTNAME_LABEL: Final = "kat.dws.rip/node"
 """A label every node has: its own name."""
 
+PRESSURE_TAINTS: Final = {"DiskPressure": Taint("kat.dws.rip/disk-pressure", "", TaintEffect.NO_SCHEDULE)}
+"""What a node has for as long as it reports such a condition: what is started there would only fail."""
+
 
 def labels_of(record: NodeRecord, report: NodeReport | None) -> dict[str, str]:
     """Give a node's labels: facts of the host, under what the operator wrote, under its own name."""
     facts = dict(report.facts) if report is not None else {}
     return {**facts, **record.labels, HOSTNAME_LABEL: record.name}
+
+
+def taints_of(record: NodeRecord, report: NodeReport | None) -> tuple[Taint, ...]:
+    """Give a node's taints: those that the operator wrote, and those for what the node reports of itself."""
+    reported = report.conditions if report is not None else ()
+    return (
+        *(Taint(t.key, t.value, TaintEffect(t.effect)) for t in record.taints),
+        *(PRESSURE_TAINTS[each.type] for each in reported if each.status and each.type in PRESSURE_TAINTS),
+    )
 
 
 def storage_volumes(revision: Revision) -> tuple[str, ...]:
@@ -90,7 +102,7 @@ def schedulable(state: ClusterState, record: NodeRecord) -> SchedulableNode:
         not_ready_reason=why,
         cordoned=record.cordoned or record.draining,
         labels=labels_of(record, report),
-        taints=tuple(Taint(t.key, t.value, TaintEffect(t.effect)) for t in record.taints),
+        taints=taints_of(record, report),
         images=frozenset(report.images) if report else frozenset(),
     )
 

@@ -9,7 +9,7 @@ from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.event import Event
 from kat_platform.model.instance import InstanceRecord, InstanceStatus, Phase
 from kat_platform.model.namespace import Namespace
-from kat_platform.model.node import NodeRecord, NodeReport
+from kat_platform.model.node import NodeRecord, NodeReport, NodeTaint
 from kat_platform.model.revision import Revision, Rollout, WorkloadRecord
 
 
@@ -86,6 +86,8 @@ class NodeItem(Model):
     """Why it is not ready."""
     labels: dict[str, str]
     """All of them: the operator's and the facts of the host."""
+    taints: tuple[NodeTaint, ...] = ()
+    """All of them: the operator's, and those for as long as the host lacks something, as a disk with room."""
     record: NodeRecord
     report: NodeReport | None = None
     load: NodeLoad = NodeLoad()

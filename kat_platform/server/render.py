@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kat_platform.leader.placement import labels_of, node_ready
+from kat_platform.leader.placement import labels_of, node_ready, taints_of
 from kat_platform.leader.template import template_digest
 from kat_platform.model.instance import InstanceRecord, is_ready, phase_of
+from kat_platform.model.node import NodeTaint
 from kat_platform.model.revision import Revision, WorkloadRecord
 from kat_platform.server import index, items
 from kat_platform.server.index import Index, Ref
@@ -197,6 +198,7 @@ def _node(state: ClusterState, name: str) -> items.NodeItem | None:
         ready=ready,
         reason=reason,
         labels=labels_of(record, report),
+        taints=tuple(NodeTaint(key=t.key, value=t.value, effect=t.effect) for t in taints_of(record, report)),
         record=record,
         report=report,
         load=_load(state, name),

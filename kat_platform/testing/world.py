@@ -11,6 +11,7 @@ from kat_platform.interfaces.store import Change, ChangeType, Delete, Entry, Put
 from kat_platform.leader.changes import LeaderChange
 from kat_platform.leader.commit import operations_for
 from kat_platform.leader.moving import tolerations_of, untolerated
+from kat_platform.leader.placement import taints_of
 from kat_platform.leader.reconcile import Reconciliation, reconcile
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.instance import Desired, InstanceRecord, InstanceStatus, Phase
@@ -138,7 +139,8 @@ class World:
         pins = {node for place, node in self.state.pins.items() if place[:2] == (record.namespace, record.workload)}
         found = []
         for name, node in sorted(self.state.nodes.items()):
-            tainted = any(untolerated(node, tolerations, effect) for effect in hard)
+            taints = taints_of(node, self.state.reports.get(name))
+            tainted = any(untolerated(taints, tolerations, effect) for effect in hard)
             if name in self.state.alive and not node.cordoned and not tainted and (not pins or name in pins):
                 found.append(name)
         return found

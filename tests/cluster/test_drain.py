@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ DRAIN_SECONDS = 60.0
 
 @pytest.fixture(scope="module")
 def shared(make_lab: MakeLab) -> RealLab:
-    """One control-plane node and two workers."""
+    """One control-plane node and two workers, each with a disk of its own."""
     lab = make_lab(RealLab)
-    lab.up(3)
+    lab.up(3, "--disk", "512")
     lab.apply("web", replicas=4)
     wait_for(lambda: lab.settled(4), "four instances are ready", 40)
     return lab
@@ -126,6 +127,35 @@ def test_a_no_execute_taint_empties_a_node_too(lab: RealLab) -> None:
     wait_for(lambda: lab.on("n3") == [] and lab.settled(wanted), "the node is left", 40)
     lab.katcall("node", "taint", "n3", "broken-")
     fill(lab, "n3", 1)
+
+
+def test_a_full_disk_on_a_worker_is_told_and_passed_by(lab: RealLab) -> None:
+    fill(lab, "n3", 1)
+    before, wanted = lab.served("n3"), len(lab.instances())
+    for other in ("n1", "n2"):
+        lab.katcall("node", "cordon", other)
+    lab.lab("fill", "n3")
+    lab.client.post("namespaces", "default", "workloads", "web", "scale", body={"replicas": wanted + 2})
+
+    def stuck() -> list[Any]:
+        return [i for i in lab.instances() if i["node"] == "n3" and "o space left" in i["status"].get("message", "")]
+
+    # It may be that the node had told of its disk before it was chosen: then there is nowhere to go.
+    wait_for(lambda: stuck() or "disk-pressure" in lab.katcall("why", "web"), "it is said what is lacking", 20)
+    wait_for(lambda: "disk-pressure" in lab.katcall("node", "describe", "n3"), "the node is marked", 20)
+    assert "n3" in lab.ready_nodes(), "its agent and what runs there go on"
+    assert before.items() <= lab.served("n3").items()
+    for other in ("n1", "n2"):
+        lab.katcall("node", "uncordon", other)
+    here = {i["name"] for i in lab.instances() if i["node"] == "n3"}
+    lab.client.post("namespaces", "default", "workloads", "web", "scale", body={"replicas": wanted + 5})
+    wait_for(lambda: len([i for i in lab.instances() if i["ready"]]) >= wanted + 3, "what is new runs elsewhere", 30)
+    assert {i["name"] for i in lab.instances() if i["node"] == "n3"} == here
+    lab.lab("heal", "n3")
+    wait_for(lambda: lab.settled(wanted + 5), "with room again all run", 40)
+    wait_for(lambda: "disk-pressure" not in lab.katcall("node", "describe", "n3"), "the mark is taken off", 20)
+    assert before.items() <= lab.served("n3").items(), "a full disk ended containers"
+    lab.scale("web", wanted)
 
 
 def test_most_nodes_silent_at_once_lose_nothing_and_it_is_said(lab: RealLab) -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import ClassVar
 
-from kat_platform.errors import Conflict, ImageNotFound, KatError, NotFound, RuntimeFailure, TimedOut
+from kat_platform.errors import Conflict, ImageNotFound, NotFound, RuntimeFailure, TimedOut
 from kat_platform.interfaces.driver import Capability, DriverContext, DriverInfo, DriverStatus, Health
 from kat_platform.interfaces.runtime import (
     Container,
@@ -60,7 +60,7 @@ class FakeRuntime:
         self.delays: dict[str, float] = {}
         """Seconds an operation takes, by its name, e.g. ``{"init": 2.0}``."""
         self.exec_handler: ExecHandler | None = None
-        self._failures: dict[str, list[KatError]] = defaultdict(list)
+        self._failures: dict[str, list[Exception]] = defaultdict(list)
         self._subscribers = Subscribers()
         self._pids = itertools.count(100_001)
 
@@ -70,7 +70,7 @@ class FakeRuntime:
         """Put an image on the node."""
         return self.images.setdefault(reference, Image(reference, f"sha256:{abs(hash(reference)):064x}"[:71]))
 
-    def fail_next(self, operation: str, error: KatError, times: int = 1) -> None:
+    def fail_next(self, operation: str, error: Exception, times: int = 1) -> None:
         """Make the next calls of an operation (``"create"``, ``"init"``, …) raise ``error``."""
         self._failures[operation].extend([error] * times)
 

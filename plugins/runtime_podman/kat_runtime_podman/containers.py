@@ -28,6 +28,7 @@ from kat_platform.interfaces.runtime import (
 from kat_runtime_podman import translate
 from kat_runtime_podman.client import Answer, PodmanClient
 from kat_runtime_podman.events import Hub
+from kat_runtime_podman.files import writing
 from kat_runtime_podman.images import Images
 from kat_runtime_podman.layout import Layout
 from kat_runtime_podman.lives import Live, Lives
@@ -352,9 +353,10 @@ class Containers:
         if text is None:
             return None
         path = self._layout.files / spec.name / "resolv.conf"
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        path.write_text(text)
-        path.chmod(0o644)
+        with writing("the name servers", path, container=spec.name):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            path.write_text(text)
+            path.chmod(0o644)
         return path
 
     async def _id(self, name: str) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import signal as signals
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from kat_platform.errors import RuntimeFailure, TimedOut
 from kat_platform.interfaces.runtime import ExecResult
+from kat_runtime_podman.files import writing
 from kat_runtime_podman.layout import Layout
 from kat_runtime_podman.processes import belongs, read_pid
 
@@ -87,17 +88,19 @@ async def prepared(
         bundle = json.loads((layout.container(container_id) / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         raise RuntimeFailure(f"the container's bundle cannot be read: {error}", container=container_id[:12]) from error
-    layout.process_files.mkdir(parents=True, exist_ok=True, mode=0o700)
     stem = layout.process_files / token_hex(8)
     description, pid_file = stem.with_suffix(".json"), stem.with_suffix(".pid")
-    description.touch(mode=0o600)
-    description.write_text(json.dumps(process_description(bundle, command, env, tty=tty)))
     arguments = (oci_runtime, "exec", "--process", str(description), "--pid-file", str(pid_file), container_id)
     try:
+        with writing("the command", description, container=container_id[:12]):
+            layout.process_files.mkdir(parents=True, exist_ok=True, mode=0o700)
+            description.touch(mode=0o600)
+            description.write_text(json.dumps(process_description(bundle, command, env, tty=tty)))
         yield Prepared(arguments, pid_file, container_id)
     finally:
-        description.unlink(missing_ok=True)
-        pid_file.unlink(missing_ok=True)
+        for path in (description, pid_file):
+            with suppress(OSError):
+                path.unlink()
 
 
 async def run(plan: Prepared, *, timeout: float, name: str) -> ExecResult:

@@ -15,6 +15,7 @@ import structlog
 from kat_platform.errors import KatError
 from kat_platform.interfaces.runtime import Container
 from kat_runtime_podman import usage
+from kat_runtime_podman.files import writing
 from kat_runtime_podman.layout import Layout
 from kat_runtime_podman.processes import Watched, belongs, monitor_gone, read_pid
 
@@ -166,7 +167,8 @@ class Lives:
     async def _told_podman(self, live: Live) -> Container | None:
         """Leave the file conmon could not: without it Podman takes the container for running for ever."""
         path = self._layout.exits / live.id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(str(_UNKNOWN))
+        with writing("the exit code", path, container=live.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(_UNKNOWN))
         _LOG.warning("monitor-gone", container=live.name, exit_code="unknown")
         return await self._ask(live.name)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kat_runtime_podman import build, images, layout, oci, prepare, reset, translate, usage
 from kat_runtime_podman.config import PodmanConfig
-from kat_runtime_podman.execute import process_description
+from kat_runtime_podman.execute import prepared, process_description
+from kat_runtime_podman.files import writing
 from kat_runtime_podman.logs import Joiner
 
-from kat_platform.errors import HostNotReady, ImageNotFound, ImagePullFailed, InvalidInput
+from kat_platform.errors import HostNotReady, ImageNotFound, ImagePullFailed, InvalidInput, RuntimeFailure
 from kat_platform.interfaces.driver import DriverContext
 from kat_platform.interfaces.runtime import ContainerSpec, ContainerState, Resources
 
@@ -183,6 +184,21 @@ def test_mounts_are_found_deepest_first() -> None:
         "3 2 0:5 / /d/storage\\040x/merged rw - overlay overlay rw\n4 1 0:6 / /dd rw - tmpfs tmpfs rw\n"
     )
     assert list(reset.mounts_under(info, (Path("/d"),))) == ["/d/storage x/merged", "/d/storage x"]
+
+
+async def test_a_disk_that_takes_nothing_is_a_failure_of_the_contracts_kind(tmp_path: Path) -> None:
+    place = layout.Layout(tmp_path / "data", tmp_path / "run", "t")
+    bundle = place.container("abc") / "config.json"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_text(json.dumps({"process": {"env": [], "args": []}}))
+    (tmp_path / "run").write_text("a file where a folder should be: nothing can be written below it")
+    with pytest.raises(RuntimeFailure, match=r"cannot write the command to .*run/exec/.*: Not a directory"):
+        async with prepared(place, "runc", "abc", ["true"], {}, tty=False):
+            pass
+    path = tmp_path / "gone" / "x"
+    told = pytest.raises(RuntimeFailure, match=r"cannot write words to .*gone/x: No such file")
+    with told, writing("words", path, container="c"):
+        path.write_text("")
 
 
 def test_an_exec_takes_the_containers_own_process() -> None:

@@ -61,7 +61,7 @@ KINDS = {
         Kind("cut", ("cut",), ("heal",), Reach.SILENT, ANYONE, (3.0, 20.0)),
         Kind("cut-from-others", ("cut",), ("heal",), Reach.SILENT, ANYONE, (3.0, 20.0), from_others=True),
         Kind("cut-store", ("cut", "--port", "2380"), ("heal",), Reach.CONTROL, CONTROL_PLANE, (3.0, 15.0)),
-        Kind("fill", ("fill",), ("heal",), Reach.CONTROL, CONTROL_PLANE, (5.0, 20.0)),
+        Kind("fill", ("fill",), ("heal",), Reach.CONTROL, ANYONE, (5.0, 20.0)),
         Kind("lossy", ("slow", "--loss", "10"), ("heal",), Reach.LOSSY, ANYONE, (3.0, 15.0)),
         Kind("reboot", ("stop",), ("start",), Reach.POWER, ANYONE, (0.0, 12.0)),
         Kind("power-cut", ("kill",), ("start",), Reach.POWER, (*ANYONE, Victim.ALL), (0.0, 12.0)),

@@ -20,12 +20,14 @@ class Server:
 
     def __init__(self):
         self.beats, self.views, self.hangs, self.status = 0, 0, False, 200
+        self.reports = []
         self.lines = asyncio.Queue()
         self.agents = set()
 
     async def start(self):
         app = web.Application()
         app.router.add_post("/v1alpha1/nodes/w1/heartbeat", self._beat)
+        app.router.add_post("/v1alpha1/nodes/w1/report", self._report)
         app.router.add_get("/v1alpha1/nodes/w1/view", self._view)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self.runner.setup()
@@ -40,6 +42,14 @@ class Server:
         if self.status != 200:
             return web.json_response({"detail": "no"}, status=self.status)
         self.beats += 1
+        return web.json_response({})
+
+    async def _report(self, request):
+        if self.hangs:
+            await asyncio.sleep(60)
+        if self.status != 200:
+            return web.json_response({"detail": "no"}, status=self.status)
+        self.reports.append(await request.json())
         return web.json_response({})
 
     async def _view(self, request):
@@ -89,6 +99,23 @@ async def test_a_heartbeat_finds_another_server_before_the_node_counts_as_lost(s
     began = time.monotonic()
     await link.heartbeat(8.0)
     assert time.monotonic() - began < 1.0, "the one that answered is asked first from now on"
+
+
+async def test_a_report_with_patience_goes_to_whoever_takes_it(servers, link):
+    servers[0].hangs, servers[1].status = True, 503
+    began = time.monotonic()
+    await link.report({"instances": {}}, patience=0.5)
+    assert [server.reports for server in servers] == [[], [], [{"instances": {}}]]
+    assert time.monotonic() - began < 2.0
+    await link.report({"instances": {}})
+    assert len(servers[2].reports) == 2, "the one that took it is asked first from now on"
+
+
+async def test_without_patience_a_report_asks_one_server(servers, link):
+    servers[0].status = 503
+    with pytest.raises(Unavailable):
+        await link.report({"instances": {}})
+    assert not any(server.reports for server in servers)
 
 
 async def test_no_server_at_all_is_said(servers, link):

@@ -167,6 +167,29 @@ async def test_a_disk_that_takes_nothing_stops_no_worker(bench: Bench, monkeypat
         await until(lambda: Journal(bench.folder / "journal").load().get(KEY) == worker.memory)
 
 
+@pytest.mark.parametrize("operation", ["ensure_image", "create", "init", "start_container", "stop_container", "remove"])
+async def test_what_the_host_lacks_now_is_told_and_tried_again(bench: Bench, operation: str) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    bench.runtime.fail_next(operation, full, times=1)
+    async with bench.agent(wanted()) as worker:
+        if operation not in ("stop_container", "remove"):
+            await until(lambda: "No space left on device: '/data/x'" in worker.status().message)
+        await until(lambda: worker.status().ready)
+        assert worker.status().message == ""
+        worker.assign(wanted(Desired.STOP))
+        await until(lambda: worker.status().phase is Phase.STOPPED)
+    assert await bench.runtime.list_containers() == ()
+    assert not any(bench.runtime._failures.values()), "the failure was met"
+
+
+async def test_an_exec_check_on_a_full_disk_fails_and_goes_on(bench: Bench) -> None:
+    bench.runtime.fail_next("exec", OSError(errno.ENOSPC, "No space left on device"), times=1)
+    check = {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}
+    async with bench.agent(wanted(check=check)) as worker:
+        await until(lambda: "No space left on device" in worker.status().message)
+        await until(lambda: worker.status().ready)
+
+
 async def test_a_second_crash_waits(bench: Bench) -> None:
     async with bench.agent(wanted()) as worker:
         await until(lambda: worker.status().ready)

@@ -11,7 +11,7 @@ from kat_platform.cli.drain import verdict
 from kat_platform.cli.node import changed_taints
 from kat_platform.errors import Conflict, NotFound, UsageError
 from kat_platform.model.instance import Desired, InstanceRecord
-from kat_platform.model.node import NodeRole
+from kat_platform.model.node import NodeReport, NodeRole
 from kat_platform.state import keys
 
 
@@ -105,6 +105,21 @@ def test_labels_and_taints(cluster, katcall, node):
     katcall("node", "taint", node, "gpu-")
     assert record()["taints"] == [{"key": "broken", "value": "", "effect": "NoExecute"}]
     katcall("node", "taint", node, "nothing-", code=3)
+
+
+def test_a_full_disk_is_seen_beside_the_operators_taints(cluster, katcall, node):
+    katcall("node", "taint", node, "gpu=yes:NoSchedule", "broken:NoExecute")
+    found = katcall("get", "node", node, "-o", "json").json
+    for full in (True, False):
+        report = {**(found["report"] or {}), "conditions": [{"type": "DiskPressure", "status": full}]}
+        cluster.put(keys.node_report(node), NodeReport.model_validate(report))
+        wait = time.monotonic() + 5
+        while ("DiskPressure" in katcall("node", "ls").out) != full:
+            assert time.monotonic() < wait
+        told = katcall("node", "describe", node).out
+        assert "gpu=yes:NoSchedule, broken:NoExecute" in told
+        assert ("kat.dws.rip/disk-pressure:NoSchedule" in told) == full
+    katcall("node", "taint", node, "kat.dws.rip/disk-pressure-", code=3)
 
 
 @pytest.mark.parametrize("text", ["gpu", "gpu=1", ":NoExecute", "gpu:Explode", "=1:NoExecute", "-"])
