@@ -20,6 +20,7 @@ from kat_platform.agent.containers import container_name, key_of
 from kat_platform.agent.journal import Journal
 from kat_platform.agent.memory import InstanceMemory
 from kat_platform.agent.report import Reporter
+from kat_platform.agent.retry import TROUBLE
 from kat_platform.agent.tables import NodeView
 from kat_platform.agent.worker import InstanceWorker
 from kat_platform.agent.workshop import Workshop
@@ -294,7 +295,7 @@ class Keeper:
             try:
                 await self._apply_tables()
                 pause = 0.1
-            except KatError as error:
+            except TROUBLE as error:
                 log.warning("tables not applied", error=str(error), retry_in=pause)
                 self._reporter.event(
                     "", "NetworkError", f"virtual IPs or names are out of date: {error}", EventType.WARNING

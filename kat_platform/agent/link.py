@@ -107,7 +107,7 @@ class ApiLink:
                     yield json.loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._fail_over(endpoint)
-            raise Unavailable(f"the API's view stream broke: {error or type(error).__name__}") from error
+            raise Unavailable(f"the API's view stream broke: {str(error) or type(error).__name__}") from error
         raise Unavailable("the API ended the view stream")
 
     async def report(self, body: dict[str, Any], *, patience: float | None = None) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class ApiLink:
                 return found if isinstance(found, dict) else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._fail_over(endpoint)
-            raise Unavailable(f"the API did not take the {what}: {error or type(error).__name__}") from error
+            raise Unavailable(f"the API did not take the {what}: {str(error) or type(error).__name__}") from error
 
     def _see(self, endpoint: str, answer: aiohttp.ClientResponse) -> None:
         """Leave a server that cannot serve: one that is cut off from the store answers, but knows nothing new."""

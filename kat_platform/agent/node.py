@@ -23,10 +23,10 @@ from kat_platform.agent.local import LocalNode, Places
 from kat_platform.agent.plugin_facts import PluginFacts
 from kat_platform.agent.reach import Reach
 from kat_platform.agent.report import Reporter
-from kat_platform.agent.retry import forever, until_done
+from kat_platform.agent.retry import TROUBLE, forever, until_done
 from kat_platform.agent.tables import NodeView, fold
 from kat_platform.agent.trust import NodeTrustKeeper
-from kat_platform.errors import HostNotReady, KatError
+from kat_platform.errors import HostNotReady
 from kat_platform.hooks.types import NodeFacts
 from kat_platform.interfaces.dns import ListenAddress
 from kat_platform.interfaces.driver import Capability, Health
@@ -275,7 +275,7 @@ class NodeAgent:
                 if count % LOOK_AROUND == 0 or not self._well():
                     await self._look_around()
                 await self._give_sign_of_life(asyncio.get_running_loop().time() - began)
-            except KatError as error:
+            except TROUBLE as error:
                 log.info("no heartbeat", error=str(error))
                 self._unheard = True
                 self.reporter.hold()

@@ -13,6 +13,9 @@ from kat_platform.errors import KatError
 
 log = structlog.get_logger(__name__)
 
+TROUBLE: Final = (KatError, OSError)
+"""What may be over the next time: a failure that KAT knows, and one of the host, such as a full disk."""
+
 LONG: Final = 10.0
 """Seconds after which a run counts as one that went well: the next pause is the first again."""
 
@@ -32,7 +35,7 @@ async def forever(
         began = clock()
         try:
             await run()
-        except KatError as error:
+        except TROUBLE as error:
             log.warning(f"{what} interrupted", error=str(error), retry_in=round(wait, 2))
         if clock() - began > LONG:
             wait = pause
@@ -53,7 +56,7 @@ async def until_done(what: str, work: Callable[[], Awaitable[Any]]) -> None:
         try:
             await work()
             return
-        except KatError as error:
+        except TROUBLE as error:
             log.error(f"{what} not ready", error=str(error), retry_in=pause)
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)

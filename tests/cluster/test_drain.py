@@ -140,10 +140,18 @@ def test_a_full_disk_on_a_worker_is_told_and_passed_by(lab: RealLab) -> None:
     def stuck() -> list[Any]:
         return [i for i in lab.instances() if i["node"] == "n3" and "o space left" in i["status"].get("message", "")]
 
+    def attached() -> int:
+        return lab.log("n3").read_text(errors="replace").count('"attached to the control plane"')
+
     # It may be that the node had told of its disk before it was chosen: then there is nowhere to go.
     wait_for(lambda: stuck() or "disk-pressure" in lab.katcall("why", "web"), "it is said what is lacking", 20)
     wait_for(lambda: "disk-pressure" in lab.katcall("node", "describe", "n3"), "the node is marked", 20)
     assert "n3" in lab.ready_nodes(), "its agent and what runs there go on"
+    begun = attached()
+    lab.lab("kill", "n3", "--only", "agent")
+    lab.lab("start", "n3")
+    wait_for(lambda: attached() > begun, "an agent starts on a full disk too", 20)
+    wait_for(lambda: "n3" in lab.ready_nodes(), "its node is ready", 20)
     assert before.items() <= lab.served("n3").items()
     for other in ("n1", "n2"):
         lab.katcall("node", "uncordon", other)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from kat_platform.errors import HostNotReady
 from kat_runtime_podman import layout as files
 from kat_runtime_podman.config import PodmanConfig
 from kat_runtime_podman.layout import Layout
@@ -19,7 +20,22 @@ _LIMITS: Final = {"Max processes": "nproc", "Max open files": "nofile"}
 
 
 def write(layout: Layout, config: PodmanConfig, choice: Choice) -> None:
-    """Make folders and write configuration files; blocking, milliseconds."""
+    """Make folders and write configuration files; blocking, milliseconds.
+
+    A file that is as it should be is left alone, so that a node starts on a full disk as well. Raises ``HostNotReady``.
+    """
+    try:
+        _write(layout, config, choice)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise HostNotReady(
+            f"Podman's folders and settings cannot be written below {layout.data} and {layout.run}:"
+            f" {error.strerror or error}{where}",
+            hint="make room, or have a look at the rights",
+        ) from error
+
+
+def _write(layout: Layout, config: PodmanConfig, choice: Choice) -> None:
     for folder in (layout.run, layout.sockets, layout.process_files, layout.etc, layout.tmp, layout.runroot):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     layout.sockets.chmod(0o700)
@@ -37,9 +53,18 @@ def write(layout: Layout, config: PodmanConfig, choice: Choice) -> None:
     }
     for name, text in contents.items():
         target = layout.etc / name
+        if _holds(target, text):
+            continue
         fresh = target.with_suffix(".new")
         fresh.write_text(text)
         os.replace(fresh, target)
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except (OSError, ValueError):
+        return False
 
 
 def _forget_last_boot(layout: Layout) -> None:

@@ -172,6 +172,24 @@ def test_the_runtime_that_works_is_chosen(version: int, crun: bool, runc: bool, 
         assert oci.choose(PodmanConfig(), facts).oci_runtime == expected
 
 
+def test_settings_that_are_right_are_left_alone_and_a_disk_that_takes_none_is_told(tmp_path: Path) -> None:
+    place = layout.Layout(tmp_path / "data", tmp_path / "run", "t")
+    choice = oci.choose(PodmanConfig(), oci.HostFacts(2, systemd=False, crun=True, runc=True))
+    prepare.write(place, PodmanConfig(), choice)
+    policy, settings = place.etc / "policy.json", place.etc / "containers.conf"
+    inodes = [path.stat().st_ino for path in (policy, settings)]
+    text = settings.read_text()
+    settings.write_text("something else")
+    prepare.write(place, PodmanConfig(), choice)
+    assert settings.read_text() == text
+    assert policy.stat().st_ino == inodes[0], "written again although nothing changed"
+    assert settings.stat().st_ino != inodes[1], "written in place: half of it might be read"
+    settings.unlink()
+    settings.mkdir()
+    with pytest.raises(HostNotReady, match=r"cannot be written below .*data and .*run: .*containers"):
+        prepare.write(place, PodmanConfig(), choice)
+
+
 def test_limits_are_bounded_only_without_the_capability() -> None:
     limits = "Max processes             100      200      processes\nMax open files  5   unlimited   files\n"
     assert prepare.parse_limits("CapEff:\t0000000000000000\n", limits) == {"nproc": 200}
