@@ -5,7 +5,7 @@ the same moment, unless **more than half** of the nodes are dead at once: then i
 behind which everything still runs, and moving it all would crush the nodes that are left. Then nothing more is given
 up for :data:`SLOW` seconds, and after that one node in every :data:`SLOW` seconds, so that even a cluster that really
 lost most of its machines comes back by itself. "At once" is within :data:`WINDOW` seconds. Once it holds back, every
-dead node counts until no more than half are dead.
+dead node counts until no more than half are dead; then those that are left have :data:`RETURN` seconds to come back too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ WINDOW: Final = 300.0
 
 SLOW: Final = 300.0
 """Seconds between two nodes given up while more than half are dead."""
+
+RETURN: Final = 10.0
+"""Seconds the others have to come back once no more than half are dead: those behind a cut are not heard all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,18 @@ def _give_up(state: ClusterState, standings: dict[str, NodeStanding], now: float
         last = max((s.given_up_at for s in dead.values() if s.given_up_at is not None), default=dead[oldest].since)
         next_at = max(last, dead[oldest].since) + SLOW
         chosen = {oldest} if now >= next_at else set()
+    due = {name: None if crowd else dead[name].due_at or now + RETURN for name in waiting}
+    if not crowd:
+        chosen = {name for name, at in due.items() if not dead[name].held or (at is not None and now >= at)}
     for name in waiting:
-        update = {"given_up_at": now, "held": False} if name in chosen else {"held": True}
+        kept = {"held": True, "due_at": due[name]}
+        update = {"given_up_at": now, "held": False, "due_at": None} if name in chosen else kept
         standings[name] = dead[name].model_copy(update=update)
-    left = len(waiting) > len(chosen)
-    return None if not left or next_at is None else (now + SLOW if chosen else next_at)
+    if len(waiting) == len(chosen):
+        return None
+    if crowd:
+        return now + SLOW if chosen else next_at
+    return min(at for name, at in due.items() if name not in chosen and at is not None)
 
 
 def _too_many(

@@ -74,6 +74,8 @@ class NodeStanding(Model):
     """When its instances were declared lost, to be replaced elsewhere; ``None`` while it is waited for."""
     held: bool = False
     """It is dead, but too many others are as well: its instances are not replaced for now."""
+    due_at: float | None = None
+    """When one that was held is given up after all, because most others are back; ``None`` while they are not."""
 
 
 class Capacity(Model):

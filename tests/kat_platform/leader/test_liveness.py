@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kat_platform.leader import narrate
-from kat_platform.leader.liveness import SLOW, WINDOW, judge
+from kat_platform.leader.liveness import RETURN, SLOW, WINDOW, judge
 from kat_platform.model.event import Event
 from kat_platform.model.node import Condition, NodeRecord, NodeStanding
 from kat_platform.state import keys
@@ -111,6 +111,52 @@ def test_most_nodes_lost_at_once_move_nothing_and_it_is_said_once() -> None:
     assert ("LossReleased", "cluster") in told(world)
     world.settle()
     assert {r.id for r in world.running("free")} == before, "the partition healed, and nothing had moved"
+
+
+def test_nodes_that_come_back_one_after_the_other_lose_nothing() -> None:
+    world = full(5)
+    before = {r.id for r in world.running("free")}
+    for name in ("n1", "n2", "n3", "n4"):
+        world.kill_node(name)
+    told(world)
+    world.now += 60
+    for name in ("n1", "n2", "n3"):
+        world.revive_node(name)
+        told(world)
+        world.now += RETURN / 4
+        world.lead()
+    assert given_up(world) == set(), "the last one is still on its way"
+    world.revive_node("n4")
+    assert ("LossReleased", "cluster") in told(world)
+    world.settle()
+    assert {r.id for r in world.running("free")} == before
+    assert all(standing.due_at is None for standing in world.state.standings.values())
+
+
+def test_a_node_that_stays_away_when_the_others_are_back_is_given_up_then() -> None:
+    world = full(5)
+    for name in ("n1", "n2", "n3", "n4"):
+        world.kill_node(name)
+    told(world)
+    world.now += 60
+    for name in ("n1", "n2"):
+        world.revive_node(name)
+    told(world)
+    judgement = judge(world.state, now=world.now, judge_loss=True)
+    assert judgement.wake_at == world.now + RETURN, "the leader must wake up by itself"
+    world.now += RETURN - 0.1
+    told(world)
+    assert given_up(world) == set()
+    world.kill_node("n1")  # most are silent again: the others are waited for as before
+    told(world)
+    world.now += RETURN
+    told(world)
+    assert given_up(world) == set()
+    world.revive_node("n1")
+    told(world)
+    world.now += RETURN
+    assert ("NodeLost", "n3") in told(world)
+    assert given_up(world) == {"n3", "n4"}
 
 
 def test_nodes_that_fall_silent_one_after_the_other_count_as_one_loss() -> None:
@@ -239,3 +285,4 @@ def test_never_is_more_than_half_given_up_within_a_window_beyond_the_slow_rate(
         assert again.changes == (), "the same is said twice"
         assert given_up(world).isdisjoint(world.state.alive)
         assert all(not s.held or not s.alive for s in world.state.standings.values())
+        assert all(s.held or s.due_at is None for s in world.state.standings.values())
