@@ -5,7 +5,7 @@ the same moment, unless **more than half** of the nodes are dead at once: then i
 behind which everything still runs, and moving it all would crush the nodes that are left. Then nothing more is given
 up for :data:`SLOW` seconds, and after that one node in every :data:`SLOW` seconds, so that even a cluster that really
 lost most of its machines comes back by itself. "At once" is within :data:`WINDOW` seconds. Once it holds back, every
-dead node counts until no more than half are dead; then those that are left have :data:`RETURN` seconds to come back too.
+dead node counts until no more than half are dead; then those that are left have :data:`RETURN` seconds to return.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SLOW: Final = 300.0
 """Seconds between two nodes given up while more than half are dead."""
 
 RETURN: Final = 10.0
-"""Seconds the others have to come back once no more than half are dead: those behind a cut are not heard all at once."""
+"""Seconds the others have to come back once no more than half are dead: not all behind a cut are heard at once."""
 
 
 @dataclass(frozen=True, slots=True)
