@@ -56,7 +56,7 @@ def refuse_unfinished(places: Places) -> None:
     if places.unfinished.exists():
         raise Conflict(
             f"a recovery of this node was interrupted ({places.unfinished} is there)",
-            hint="run 'kat-agent recover --from-backup' once more",
+            hint="run 'kat-agent recover --from-backup' once more, or 'kat-agent reset' to begin anew",
         )
 
 

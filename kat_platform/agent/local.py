@@ -131,6 +131,11 @@ def load_node(places: Places) -> LocalNode:
     try:
         node = LocalNode.from_json(places.node_file.read_bytes())
     except FileNotFoundError:
+        if places.unfinished.exists():  # before it came to say which node this is
+            raise NotFound(
+                f"a recovery of this node was interrupted ({places.unfinished} is there)",
+                hint="run 'kat-agent recover --from-backup' once more",
+            ) from None
         raise NotFound(
             f"this host is not initialised: there is no {places.node_file}", hint="run 'kat-agent init' first"
         ) from None

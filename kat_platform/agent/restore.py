@@ -7,6 +7,7 @@ machine, which takes the place of a node that is lost. Nothing is changed before
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -111,7 +112,15 @@ async def plan(places: Places, archive: Path, key: RecoveryKey | None, name: str
         created_at=time.time(),
     )
     await _refuse_running(checked, {*cluster.api_endpoints, *node.api_endpoints})
-    return Plan(archive, key, checked, node, item.subnet.network_address + 1, existing is None)
+    empty = existing is None or _began_empty(places)
+    return Plan(archive, key, checked, node, item.subnet.network_address + 1, empty)
+
+
+def _began_empty(places: Places) -> bool:
+    """Tell whether an interrupted recovery had begun on an empty machine."""
+    with suppress(OSError, ValueError):
+        return bool(json.loads(places.unfinished.read_bytes()).get("empty"))
+    return False
 
 
 def _own_key(places: Places) -> RecoveryKey:
@@ -200,7 +209,7 @@ async def _refuse_running(checked: Checked, endpoints: set[str]) -> None:
 
 async def carry_out(places: Places, plan: Plan) -> Restored:
     """Make the node from the archive. The agent must not run. On an error everything is as it was."""
-    node = plan.node
+    node, half_done = plan.node, places.unfinished.exists()
     refuse_failed(await check_host(node.configuration))
     store = places.driver_data(Capability.STORE, node.configuration.spec.plugins.store)
     try:
@@ -215,7 +224,8 @@ async def carry_out(places: Places, plan: Plan) -> Restored:
         finally:
             lock.release()
     except BaseException:
-        places.unfinished.unlink(missing_ok=True)  # nothing is half done: it was undone
+        if not half_done:  # by an earlier try that was interrupted; what this one did was undone
+            places.unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -238,8 +248,11 @@ def _moved_aside(folder: Path, aside: Path) -> Iterator[Path | None]:
 
 async def _make(places: Places, plan: Plan, aside: Path | None) -> Restored:
     private_folder(places.data)
-    write_whole(places.unfinished, plan.checked.header.to_json())
+    begun = {"empty": plan.took_place, "archive": plan.checked.header.to_wire()}
+    write_whole(places.unfinished, json.dumps(begun).encode())
     node = plan.node.model_copy(update={"membership": Membership.VOTER})
+    if plan.took_place:
+        save_node(places, node)  # so that 'kat-agent reset' knows what is here, should this be interrupted
     authority, certificate = _write_pki(places, plan, node)
     drivers = plugins_for(node, places).drivers
     public_key = await _take_network_key(drivers.network, plan)

@@ -6,10 +6,11 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -227,12 +228,28 @@ def several(folder: Path) -> Iterator[MakeLab]:
     assert not left, left
 
 
-def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
-    """Run kat-agent on a node; gives what it prints, its errors too."""
+def _agent_command(lab: RealLab, node: str, words: Sequence[str]) -> tuple[str, ...]:
     data = str(lab.folder / lab.name / node / "data")
     line = ("lab", "exec", "--name", lab.name, node, "--", sys.executable, "-P", "-m", "kat_platform.cli.agent_main")
-    program = (sys.executable, "-P", "-m", "kat_platform.cli.main", *line, *words, "--data-path", data)
-    code, said = host.outcome(*program, timeout=150, env=lab.environment)
+    return (sys.executable, "-P", "-m", "kat_platform.cli.main", *line, *words, "--data-path", data)
+
+
+def agent_killed(lab: RealLab, node: str, *words: str, when: Callable[[], bool]) -> None:
+    """Run kat-agent on a node and kill it, with -9, as soon as ``when`` holds."""
+    command = _agent_command(lab, node, words)
+    quiet = subprocess.DEVNULL
+    child = subprocess.Popen(command, env=lab.environment, stdout=quiet, stderr=quiet, start_new_session=True)
+    try:
+        wait_for(lambda: when() or child.poll() is not None, f"{words} is half done", 60, every=0.001)
+        assert child.poll() is None, f"{words} ended before it was half done"
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait(10)
+
+
+def agent(lab: RealLab, node: str, *words: str, check: bool = True) -> str:
+    """Run kat-agent on a node; gives what it prints, its errors too."""
+    code, said = host.outcome(*_agent_command(lab, node, words), timeout=150, env=lab.environment)
     assert (code == 0) is check, f"{words}: {code} {said}"
     return said
 

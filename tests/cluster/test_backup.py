@@ -16,7 +16,7 @@ from kat_platform.cli.client import Client
 from kat_platform.errors import KatError
 
 from .host import wait_for
-from .lab import MakeLab, RealLab, add_namespace, agent, backed_up
+from .lab import MakeLab, RealLab, add_namespace, agent, agent_killed, backed_up
 from .test_lab import make_lab
 
 __all__ = ["make_lab"]
@@ -81,7 +81,13 @@ def test_a_lost_control_plane_comes_back_from_a_backup(lab: RealLab, tmp_path: P
     assert "no recovery key" in agent(lab, "n1", "recover", "--from-backup", str(archive), "--yes", check=False)
     assert not (lab.folder / lab.name / "n1/data").exists(), "what is refused changes nothing"
     words = ("recover", "--from-backup", str(archive), "--key-file", str(key), "--yes")
-    assert "only member" in agent(lab, "n1", *words)
+    for half in ("recovering.json", "drivers/store-etcd/restore.data", "drivers/store-etcd/member.json"):
+        agent_killed(lab, "n1", *words, when=(lab.folder / lab.name / "n1/data" / half).exists)
+        said = agent(lab, "n1", "run", check=False)
+        assert "a recovery of this node was interrupted" in said, "half of it is not started with"
+        if half.endswith("restore.data"):
+            assert "nothing else of KAT is left" in agent(lab, "n1", "reset", "--yes")
+    assert "only member" in agent(lab, "n1", *words), "it is done when it is asked for again"
     assert "the store that was here is in" in agent(lab, "n1", *words), "a second time does no harm"
     lab.lab("start", "n1")
     lab.tags |= {path.name for path in lab.runs.iterdir()}

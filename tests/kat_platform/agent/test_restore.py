@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from ipaddress import IPv4Address
 
 import pytest
@@ -167,6 +168,44 @@ async def test_what_fails_half_way_is_undone(tmp_path, archive, monkeypatch, emp
         assert (store / "old").read_text() == "dear"
         assert not (store / "new").exists()
         assert load_node(places).membership is Membership.VOTER
+
+
+@pytest.mark.parametrize("empty", [True, False])
+async def test_after_a_kill_it_is_known_what_was_begun_and_a_failure_does_not_hide_it(
+    tmp_path, archive, monkeypatch, empty
+):
+    places = Places(tmp_path / "data")
+    if not empty:
+        a_node(places)
+
+    class Killed(Exception):
+        """Stands for -9: what is done on errors is not done."""
+
+    async def killed(_store, places, _plan, _survivor):
+        if not half.exists():
+            shutil.copytree(places.data, half)
+        raise Killed
+
+    async def no_checks(_):
+        return ()
+
+    half = tmp_path / "half"
+    monkeypatch.setattr(restore, "check_host", no_checks)
+    monkeypatch.setattr(restore, "_restore_store", killed)
+    first = await plan(places, archive, KEY, None)
+    with pytest.raises(Killed):
+        await restore.carry_out(places, first)
+    shutil.copytree(half, places.data, dirs_exist_ok=True)
+    assert load_node(places).tag == first.node.tag, "'kat-agent reset' can take it away"
+    with pytest.raises(Conflict, match="interrupted"):
+        daemon.refuse_unfinished(places)
+    again = await plan(places, archive, KEY, None)
+    assert (again.node.tag, again.took_place) == (first.node.tag, empty)
+    with pytest.raises(Killed):  # this time it fails by itself, and what was half done before is still there
+        await restore.carry_out(places, again)
+    with pytest.raises(Conflict, match="interrupted"):
+        daemon.refuse_unfinished(places)
+    assert (await plan(places, archive, KEY, None)).took_place is empty
 
 
 def test_an_agent_does_not_start_on_what_is_half_restored(tmp_path):
