@@ -9,6 +9,7 @@ import pytest
 from kat_platform.model.cluster import ClusterConfiguration
 from kat_platform.model.meta import Metadata
 from kat_platform.model.node import NodeRole
+from kat_platform.server import api
 from kat_platform.server.node_leases import NodeLeases
 from kat_platform.state import keys
 from kat_platform.testing.control_plane import ControlPlane
@@ -68,6 +69,32 @@ async def test_consistent_reads_see_what_another_server_wrote(plane, admin):
     asyncio.get_running_loop().call_later(0.3, plane.store.awake.set)
     names = [item["name"] for item in (await admin.get("/nodes?consistent=true"))["items"]]
     assert names == ["n1", "n2"]
+
+
+async def test_a_server_that_is_alone_says_so_sooner_the_second_time_until_it_is_not(plane, admin, monkeypatch):
+    monkeypatch.setattr(api, "FRESH_SECONDS", 0.6)
+    monkeypatch.setattr(api, "ALONE_SECONDS", 0.2)
+    clock = asyncio.get_running_loop().time
+
+    async def refused_after():
+        began = clock()
+        assert (await admin.get("/nodes?consistent=true", status=503))["code"] == "cut-off"
+        return clock() - began
+
+    await admin.get("/nodes?consistent=true")
+    plane.store.awake.clear()
+    await plane.add_node("n2", NodeRole.WORKER, "10.100.2.0/23")
+    assert await refused_after() >= 0.6
+    assert 0.2 <= await refused_after() < 0.6
+    plane.store.awake.set()
+    async with asyncio.timeout(5):
+        while len((await admin.get("/nodes"))["items"]) < 2:  # noqa: ASYNC110 - another task's doing
+            await asyncio.sleep(0.01)
+    await admin.get("/nodes?consistent=true")
+    plane.store.awake.clear()
+    await plane.add_node("n3", NodeRole.WORKER, "10.100.4.0/23")
+    assert await refused_after() >= 0.6, "it was not alone meanwhile"
+    plane.store.awake.set()
 
 
 async def test_a_server_without_the_store_refuses_whatever_must_be_consistent_before_it_does_anything(plane, admin):
