@@ -190,7 +190,7 @@ def test_most_nodes_silent_at_once_lose_nothing_and_it_is_said(lab: RealLab) -> 
 
 def test_a_removed_node_is_out_for_good(lab: RealLab) -> None:
     fill(lab, "n3", 1)
-    with pytest.raises(Conflict, match="is in use: it has 1 instance"):
+    with pytest.raises(Conflict, match=r"is in use: it has \d+ instance"):
         lab.client.request("DELETE", "/v1alpha1/nodes/n3")
     lab.katcall("node", "drain", "n3", "--include-daemons", timeout=100)
     pki = lab.folder / lab.name / "n3" / "data" / "pki"
