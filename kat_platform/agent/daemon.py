@@ -16,7 +16,7 @@ from kat_platform.agent.control import ControlPlane
 from kat_platform.agent.identity import OwnTls
 from kat_platform.agent.leave import refuse_left
 from kat_platform.agent.link import ApiLink
-from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, load_node, save_node
+from kat_platform.agent.local import AgentLock, LocalNode, Membership, Places, interruption, load_node, save_node
 from kat_platform.agent.membership import StoreMember
 from kat_platform.agent.node import NodeAgent
 from kat_platform.agent.renewal import Renewal
@@ -55,7 +55,7 @@ def refuse_unfinished(places: Places) -> None:
     """Raise ``Conflict`` on a node whose recovery was interrupted: its state is not to be acted on."""
     if places.unfinished.exists():
         raise Conflict(
-            f"a recovery of this node was interrupted ({places.unfinished} is there)",
+            interruption(places),
             hint="run 'kat-agent recover --from-backup' once more, or 'kat-agent reset' to begin anew",
         )
 

@@ -126,16 +126,18 @@ class Places:
         return DriverContext(node.node_name, data, run, node.tag)
 
 
+def interruption(places: Places) -> str:
+    """Say that a recovery was begun on this machine and not ended."""
+    return f"a recovery of this node was interrupted ({places.unfinished} is there)"
+
+
 def load_node(places: Places) -> LocalNode:
     """Read the node's identity; raises ``NotFound`` when the host is not initialised."""
     try:
         node = LocalNode.from_json(places.node_file.read_bytes())
     except FileNotFoundError:
         if places.unfinished.exists():  # before it came to say which node this is
-            raise NotFound(
-                f"a recovery of this node was interrupted ({places.unfinished} is there)",
-                hint="run 'kat-agent recover --from-backup' once more",
-            ) from None
+            raise NotFound(interruption(places), hint="run 'kat-agent recover --from-backup' once more") from None
         raise NotFound(
             f"this host is not initialised: there is no {places.node_file}", hint="run 'kat-agent init' first"
         ) from None

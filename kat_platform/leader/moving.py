@@ -42,12 +42,11 @@ def reason_to_leave(state: ClusterState, record: InstanceRecord) -> str:
         return ""
     if node.draining:
         return f"node {node.name} is being drained"
-    taints = taints_of(node, state.reports.get(node.name))
-    if not any(taint.effect is TaintEffect.NO_EXECUTE for taint in taints):
-        return ""
+    if not any(taint.effect == TaintEffect.NO_EXECUTE.value for taint in node.taints):
+        return ""  # asked of every instance in every pass; what a node reports of itself only keeps new ones away
     own = state.revisions.get((record.namespace, record.workload, record.revision))
     tolerations = () if own is None else tolerations_of(own.document.spec)
-    taint = untolerated(taints, tolerations, TaintEffect.NO_EXECUTE)
+    taint = untolerated(taints_of(node, None), tolerations, TaintEffect.NO_EXECUTE)
     return "" if taint is None else f"node {node.name} has taint {taint_text(taint)}"
 
 

@@ -32,7 +32,10 @@ HOSTNAME_LABEL: Final = "kat.dws.rip/node"
 """A label every node has: its own name."""
 
 PRESSURE_TAINTS: Final = {"DiskPressure": Taint("kat.dws.rip/disk-pressure", "", TaintEffect.NO_SCHEDULE)}
-"""What a node has for as long as it reports such a condition: what is started there would only fail."""
+"""What a node has for as long as it reports such a condition: what is started there would only fail.
+
+``NoSchedule`` all of them: what runs there is not driven away.
+"""
 
 
 def labels_of(record: NodeRecord, report: NodeReport | None) -> dict[str, str]:
